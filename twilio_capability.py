@@ -1,4 +1,4 @@
-"""Make Twilio capability tokens: one file, standard library only.
+"""Make and read Twilio capability tokens: one file, standard library only.
 
 A capability token is a short-lived JWT that a server signs and hands to a browser or a phone. It
 says what that device may do with Twilio Client: be called under a name, call out, read events.
@@ -6,7 +6,8 @@ says what that device may do with Twilio Client: be called under a name, call ou
 >>> capability = Capability("AC123123", "secret")
 >>> capability.allow_client_incoming("Alice")
 >>> capability.allow_client_outgoing("AP123123", {"Foo": "Bar"})
->>> token = capability.generate_token(ttl=600)
+>>> verify_token(capability.generate_token(ttl=600), "secret")["iss"]
+'AC123123'
 
 A wrong type is a TypeError, a wrong value a ValueError, before anything changes. The message names
 the argument and the rule, never what was given: it may be a secret in the wrong place.
@@ -17,19 +18,33 @@ from __future__ import annotations
 
 import base64
 import hmac
+import json
 import re
 import time
-from collections.abc import Mapping
-from urllib.parse import quote_plus
+from collections.abc import Mapping, Sequence
+from urllib.parse import parse_qsl, quote_plus
 
 TYPE_CHECKING = False  # typing has this constant too, but takes 4 ms to import
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["Capability", "ScopeURI"]
+__all__ = ["Capability", "ScopeURI", "inspect_token", "verify_token"]
+__all__ += ["ExpiredTokenError", "InvalidSignatureError", "InvalidTokenError"]
 __version__ = "1.0.0"
 DEFAULT_TTL = 3600  # seconds, as in Twilio's own libraries
 MAX_TTL = 86400  # seconds: Twilio refuses a longer life (error 31207)
+
+
+class InvalidTokenError(ValueError):
+    """Raised when a token cannot be read or must not be trusted."""
+
+
+class InvalidSignatureError(InvalidTokenError):
+    """Raised when a token was altered, or signed with another secret."""
+
+
+class ExpiredTokenError(InvalidTokenError):
+    """Raised when a token is signed with the secret but past its ``exp``."""
 
 
 class ScopeURI:
@@ -46,6 +61,21 @@ class ScopeURI:
         self.service = _check_text("service", service, _WORD)
         self.privilege = _check_text("privilege", privilege, _WORD)
         self.params: dict[str, str] = _check_params("params", params, str)[0]
+
+    @classmethod
+    def parse(cls, uri: str) -> ScopeURI:
+        """Return the scope in `uri`, as written by this module or any Twilio library.
+
+        Raises TypeError for a non-str and ValueError for what is no scope URI.
+
+        >>> ScopeURI.parse("scope:client:incoming?clientName=Alice").params
+        {'clientName': 'Alice'}
+        """
+        _check_type("uri", uri, str)
+        match = _SCOPE_URI.fullmatch(uri)
+        if not match:
+            raise ValueError("uri must be scope:SERVICE:PRIVILEGE?NAME=VALUE&..., percent-encoded")
+        return cls(match[1], match[2], _form_decode(match[3] or ""))
 
     def __str__(self) -> str:
         query = "?" + _form_encode(self.params) if self.params else ""
@@ -115,6 +145,53 @@ class Capability:
         return _encode(_CAPABILITY_HEADER, start + str(_clock(now) + ttl) + "}", self._key)
 
 
+def verify_token(
+    token: str, secret: str, *, leeway: float = 0, now: float | None = None
+) -> dict[str, Any]:
+    """Return the claims of a capability token that `secret` has signed.
+
+    `secret` is the account's auth token;
+    `leeway` is seconds by which clocks may differ; `now` is seconds since the epoch, floored, and
+    None the clock. Nothing is decoded before the signature is found right (RFC 7515, HS256 alone).
+    Raises InvalidSignatureError, ExpiredTokenError, InvalidTokenError; TypeError and ValueError.
+
+    >>> token = Capability("AC123123", "secret").generate_token(now=0)
+    >>> verify_token(token, "secret", now=3599)
+    {'scope': '', 'iss': 'AC123123', 'exp': 3600}
+    """
+    header, payload, signature = _segments(token)
+    key = _signing_key("secret", secret)
+    _check_seconds("leeway", leeway, 0, _MAX_SECONDS, int, float)
+    now = _clock(now)
+    if not hmac.compare_digest(_signature(header + b"." + payload, key), signature):
+        raise InvalidSignatureError("signature mismatch: altered, or signed with another secret")
+    if header != _CAPABILITY_HEADER:
+        fields = _decode("header", header)
+        if fields.get("alg") != "HS256" or "crit" in fields:
+            raise InvalidTokenError("the header must have alg HS256 and no crit")
+    claims = _decode("payload", payload)
+    exp, nbf = claims.get("exp"), claims.get("nbf", 0)
+    if type(exp) is not int or abs(exp) > _MAX_SECONDS or type(nbf) not in (int, float):
+        raise InvalidTokenError("exp must be an int, and nbf a number, of seconds since the epoch")
+    if exp + leeway <= now:
+        raise ExpiredTokenError(f"the token expired at {_iso8601(exp) or exp}: get a new one")
+    if now + leeway < nbf:
+        raise InvalidTokenError("the token is not valid yet (nbf): compare the clocks")
+    return claims
+
+
+def inspect_token(token: str) -> dict[str, Any]:
+    """Return ``{"header": {...}, "claims": {...}}``, with the signature NOT checked.
+
+    Anyone may have written those: never act on them. Raises InvalidTokenError and TypeError.
+
+    >>> inspect_token(Capability("AC123123", "secret").generate_token(now=0))["claims"]
+    {'scope': '', 'iss': 'AC123123', 'exp': 3600}
+    """
+    header, payload, _ = _segments(token)
+    return {"header": _decode("header", header), "claims": _decode("payload", payload)}
+
+
 # The JWT: header, payload and signature in base64url (RFC 7515, compact serialization).
 def _base64url(data: bytes) -> bytes:
     return base64.urlsafe_b64encode(data).rstrip(b"=")
@@ -129,10 +206,46 @@ def _encode(header: bytes, payload: str, key: bytes) -> str:
     return (signing_input + b"." + _signature(signing_input, key)).decode()
 
 
+def _segments(token: str) -> list[bytes]:
+    _check_type("token", token, str)
+    segments = token.encode().split(b".") if token.isascii() else []
+    if len(segments) != 3:
+        raise InvalidTokenError("token must be three segments of ASCII, joined by dots")
+    return segments
+
+
+def _decode(part: str, segment: bytes) -> dict[str, Any]:
+    value = None
+    try:
+        text = base64.urlsafe_b64decode(segment + b"==").decode().strip(" \t\r\n")
+        value, end = _JSON.raw_decode(text)
+    except (ArithmeticError, RecursionError, ValueError):
+        pass  # and not raised from here, as those errors hold the text
+    # The decoder skips what is not base64url.
+    if not isinstance(value, dict) or end != len(text) or segment.translate(None, _BASE64URL):
+        raise InvalidTokenError(f"the {part} must be a JSON object, names unique, in base64url")
+    return value
+
+
+def _unique(pairs: Sequence[Any]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("no name may be given twice")
+    return members
+
+
+def _finite(text: str) -> float:
+    int(float(text))  # refuses infinity and NaN
+    return float(text)
+
+
+_BASE64URL = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+_JSON = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_finite, parse_constant=_finite)
 _CAPABILITY_HEADER = _base64url(b'{"typ":"JWT","alg":"HS256"}')
 
 # The scope URI: its query (RFC 3986, section 3.4) is form-encoded as by PHP's http_build_query.
 _WORD = re.compile("[A-Za-z0-9_.-]+")
+_SCOPE_URI = re.compile(r"scope:([^:?]+):([^:?]+)(?:\?((?:[!$&-;=?-Z_a-z~]|%[0-9A-Fa-f]{2})*))?")
 _SPELLING = [quote_plus(bytes([b])).replace("~", "%7E") for b in range(256)]
 
 
@@ -143,6 +256,14 @@ def _quote(value: str | int) -> str:
 
 def _form_encode(params: Mapping[str, str | int]) -> str:
     return "&".join([_quote(name) + "=" + _quote(value) for name, value in params.items()])
+
+
+def _form_decode(query: str) -> dict[str, str]:
+    try:
+        return _unique(parse_qsl(query, True, True, errors="strict")) if query else {}
+    except ValueError:
+        pass  # and not raised from here, as that error holds the text
+    raise ValueError("uri must have a query of name=value, form-encoded in UTF-8, each name once")
 
 
 # The rules on input.
@@ -198,3 +319,12 @@ def _check_params(argument: str, params: Any, *types: type) -> tuple[dict[str, A
     except ValueError:
         pass  # and not raised from here, as a UnicodeEncodeError holds the text
     raise ValueError(f"{argument} must be free of lone surrogates and of unprintable ints")
+
+
+def _iso8601(seconds: int) -> str | None:
+    from datetime import datetime, timedelta
+
+    try:
+        return (datetime(1970, 1, 1) + timedelta(seconds=seconds)).isoformat() + "Z"
+    except OverflowError:
+        return None  # no year of four digits
