@@ -92,8 +92,9 @@ class Capability:
     """What one device may do with Twilio Client, to be written as a token.
 
     `account_sid` is ``AC`` and one or more of ``A-Za-z0-9``; `auth_token`, a non-empty str, signs
-    capability tokens. Raises TypeError and ValueError, as do the methods. Threads that only generate
-    may share an object, since generating changes nothing.
+    capability tokens. Access tokens do without it, which is safer: it opens the whole account, and
+    an API key can be revoked by itself. Raises TypeError and ValueError, as do the methods. Threads
+    that only generate may share an object, since generating changes nothing.
     """
 
     def __init__(self, account_sid: str, auth_token: str | None = None) -> None:
@@ -101,6 +102,7 @@ class Capability:
         self._key = None if auth_token is None else _signing_key("auth_token", auth_token)
         self._scopes: tuple[tuple[str, str], ...] = ()  # privilege, URI
         self._client_names: tuple[str, ...] = ()
+        self._applications: tuple[dict[str, Any], ...] = ()  # as access tokens grant them
 
     def allow_client_incoming(self, client_name: str) -> None:
         """Let the device be called as `client_name`: 1 to 256 of ``A-Za-z0-9_`` (error 31105)."""
@@ -116,9 +118,11 @@ class Capability:
         Twilio sends `params`, which map str to str or int, to the application with each call.
         """
         application_sid = _check_text("application_sid", application_sid, _APPLICATION_SID)
-        _, form = _check_params("params", params, str, int)
+        values, form = _check_params("params", params, str, int)
         uri = "scope:client:outgoing?appSid=" + application_sid + "&appParams=" + _quote(form)
         self._scopes += (("outgoing", uri),)
+        granted = {"params": values} if values else {}
+        self._applications += ({"application_sid": application_sid, **granted},)
 
     def allow_event_stream(self, filters: Mapping[str, str | int] | None = None) -> None:
         """Let the device read all events, or those that match `filters`: str to str or int."""
@@ -144,13 +148,53 @@ class Capability:
         start = '{"scope":"' + " ".join(uris) + '","iss":"' + self._account_sid + '","exp":'
         return _encode(_CAPABILITY_HEADER, start + str(_clock(now) + ttl) + "}", self._key)
 
+    def generate_access_token(
+        self,
+        api_key_sid: str,
+        api_key_secret: str,
+        ttl: int = DEFAULT_TTL,
+        *,
+        identity: str | None = None,
+        now: float | None = None,
+    ) -> str:
+        """Return a signed voice access token that grants the same.
+
+        `api_key_sid` is ``SK`` and one or more of ``A-Za-z0-9``; `api_key_secret`, a non-empty str,
+        signs; `identity` names a device that only calls out; `ttl` and `now`: see generate_token.
+        Raises ValueError also for no name or two, two applications or params, an event stream.
+
+        >>> device = Capability("AC123123")
+        >>> token = device.generate_access_token("SK123123", "secret", identity="Alice")
+        >>> verify_token(token, "secret")["grants"]
+        {'identity': 'Alice', 'voice': {}}
+        """
+        api_key_sid = _check_text("api_key_sid", api_key_sid, _API_KEY_SID)
+        _check_seconds("ttl", ttl, 1, MAX_TTL, int)
+        issued = _clock(now)
+        if identity is not None:
+            identity = _check_text("identity", identity, _CLIENT_NAME)
+        names = {*self._client_names, identity} - {None}
+        if len(names) != 1:
+            raise ValueError(f"identity must be one, and equal client_name: got {len(names)} names")
+        if any(kind == "subscribe" for kind, _ in self._scopes):
+            raise ValueError("an access token carries no event stream: do not allow one")
+        # Twilio's guide "Migrate from Capability Tokens to Access Tokens" maps the terms.
+        voice: dict[str, Any] = {"incoming": {"allow": True}} if self._client_names else {}
+        for application in self._applications:
+            if voice.setdefault("outgoing", application) != application:
+                raise ValueError("application_sid must be one, with its params, in an access token")
+        grants = {"identity": names.pop(), "voice": voice}
+        ids = {"jti": api_key_sid + "-" + str(issued), "iss": api_key_sid, "sub": self._account_sid}
+        payload = _to_json({**ids, "exp": issued + ttl, "grants": grants})
+        return _encode(_ACCESS_HEADER, payload, _signing_key("api_key_secret", api_key_secret))
+
 
 def verify_token(
     token: str, secret: str, *, leeway: float = 0, now: float | None = None
 ) -> dict[str, Any]:
-    """Return the claims of a capability token that `secret` has signed.
+    """Return the claims of a capability or access token that `secret` has signed.
 
-    `secret` is the account's auth token;
+    `secret` is the auth token for a capability token, the API key's secret for an access token;
     `leeway` is seconds by which clocks may differ; `now` is seconds since the epoch, floored, and
     None the clock. Nothing is decoded before the signature is found right (RFC 7515, HS256 alone).
     Raises InvalidSignatureError, ExpiredTokenError, InvalidTokenError; TypeError and ValueError.
@@ -240,8 +284,11 @@ def _finite(text: str) -> float:
 
 
 _BASE64URL = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
 _JSON = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_finite, parse_constant=_finite)
+_ACCESS_TYPE = b"twilio-fpa;v=1"
 _CAPABILITY_HEADER = _base64url(b'{"typ":"JWT","alg":"HS256"}')
+_ACCESS_HEADER = _base64url(b'{"typ":"JWT","alg":"HS256","cty":"%s"}' % _ACCESS_TYPE)
 
 # The scope URI: its query (RFC 3986, section 3.4) is form-encoded as by PHP's http_build_query.
 _WORD = re.compile("[A-Za-z0-9_.-]+")
@@ -269,6 +316,7 @@ def _form_decode(query: str) -> dict[str, str]:
 # The rules on input.
 _ACCOUNT_SID = re.compile("AC[A-Za-z0-9]+")
 _APPLICATION_SID = re.compile("AP[A-Za-z0-9]+")
+_API_KEY_SID = re.compile("SK[A-Za-z0-9]+")
 _CLIENT_NAME = re.compile("[A-Za-z0-9_]{1,256}")
 _MAX_SECONDS = 2**53  # the integers that every JSON reader has (RFC 8259, section 6)
 
