@@ -19,16 +19,18 @@ from __future__ import annotations
 import base64
 import hmac
 import json
+import os
 import re
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from urllib.parse import parse_qsl, quote_plus
 
 TYPE_CHECKING = False  # typing has this constant too, but takes 4 ms to import
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, NoReturn
 
-__all__ = ["Capability", "ScopeURI", "inspect_token", "verify_token"]
+__all__ = ["Capability", "ScopeURI", "inspect_token", "main", "verify_token"]
 __all__ += ["ExpiredTokenError", "InvalidSignatureError", "InvalidTokenError"]
 __version__ = "1.0.0"
 DEFAULT_TTL = 3600  # seconds, as in Twilio's own libraries
@@ -369,6 +371,120 @@ def _check_params(argument: str, params: Any, *types: type) -> tuple[dict[str, A
     raise ValueError(f"{argument} must be free of lone surrogates and of unprintable ints")
 
 
+# The command line.
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return 0, 1 (bad token or output), 2 (wrong usage) or 130 (Ctrl-C)."""
+    try:
+        try:
+            print(_run(_parser().parse_args(argv)))
+        except SystemExit:  # argparse's, after --help and --version
+            pass
+        print(end="", flush=True)
+        return 0
+    except KeyboardInterrupt:
+        return 130  # as a shell reports it
+    except OSError as error:
+        # Python would try again at exit to write what did not get out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status, message = 1, "" if isinstance(error, BrokenPipeError) else f"cannot write: {error}"
+    except (RecursionError, ValueError) as error:
+        status, message = 2 if type(error) is ValueError else 1, str(error)
+    if sys.stderr and message:  # without the first, print would take stdout
+        print(f"twilio-capability: {message}", file=sys.stderr)
+    return status
+
+
+def _parser() -> Any:
+    import argparse
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            # argparse quotes the argument at fault, which may be a secret.
+            fault = re.split(r":? ['\"]|(?<=unrecognized arguments):", message)[0]
+            raise ValueError(f"{fault} (see {self.prog} --help)")
+
+    def pair(text: str) -> list[str]:
+        if "=" in text:
+            return text.split("=", 1)
+        raise argparse.ArgumentTypeError("must be KEY=VALUE")
+
+    epilog = """Example: twilio-capability generate --incoming Alice, with TWILIO_ACCOUNT_SID and
+    TWILIO_AUTH_TOKEN, for access tokens TWILIO_API_KEY and TWILIO_API_SECRET, in the environment"""
+    common: Any = {"allow_abbrev": False, "epilog": epilog}
+    parser = Parser(prog="twilio-capability", **common)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    option = commands.add_parser("generate", help="print a new token", **common).add_argument
+    many: Any = {"action": "append", "default": []}
+    option("--incoming", metavar="NAME", help="let the device be called NAME; repeatable", **many)
+    option("--outgoing", metavar="APP_SID", help="let it call out by this app; repeatable", **many)
+    option("--param", metavar="KEY=VALUE", type=pair, help="told to the app; repeatable", **many)
+    option("--events", action="store_true", help="let it read the account's events")
+    option("--event-filter", metavar="KEY=VALUE", type=pair, help="matching; repeatable", **many)
+    option("--ttl", metavar="SECONDS", type=int, default=DEFAULT_TTL, help="default: %(default)s")
+    option("--access", action="store_true", help="make an access token, not a capability token")
+    option("--identity", metavar="NAME", help="its name, with --access but no --incoming")
+    for name, help in ("verify", "check a token and show it"), ("inspect", "show one, unchecked"):
+        reader = commands.add_parser(name, help=help, **common)
+        reader.add_argument("token", metavar="TOKEN", nargs="?", default="-", help="default: stdin")
+    return parser
+
+
+def _run(arguments: Any) -> str:
+    if arguments.command == "generate":
+        return _generate(arguments)
+    token = arguments.token
+    if token == "-":
+        try:
+            token = sys.stdin.read().strip()
+        except (AttributeError, OSError, ValueError):  # closed, or not text
+            raise InvalidTokenError("no token can be read from standard input") from None
+    if arguments.command == "verify":
+        access = _decode("header", _segments(token)[0]).get("cty") == _ACCESS_TYPE.decode()
+        verify_token(token, _variable("TWILIO_API_SECRET" if access else "TWILIO_AUTH_TOKEN"))
+    report = inspect_token(token)
+    scope, exp = report["claims"].get("scope"), report["claims"].get("exp")
+    report["scopes"] = [_scope(uri) for uri in scope.split()] if isinstance(scope, str) else []
+    report["expires"] = _iso8601(exp) if type(exp) is int else None
+    report["expired"] = exp <= time.time() if type(exp) is int else None
+    report["signature"] = "valid" if arguments.command == "verify" else "not checked"
+    return json.dumps(report, indent=2)
+
+
+def _generate(given: Any) -> str:
+    for option, needed in ("param", "outgoing"), ("event_filter", "events"), ("identity", "access"):
+        if getattr(given, option) not in (None, []) and not getattr(given, needed):
+            raise ValueError(f"--{option} needs --{needed}".replace("_", "-"))
+    auth_token = None if given.access else _variable("TWILIO_AUTH_TOKEN")
+    capability = Capability(_variable("TWILIO_ACCOUNT_SID"), auth_token)
+    for name in given.incoming:
+        capability.allow_client_incoming(name)
+    for sid in given.outgoing:
+        capability.allow_client_outgoing(sid, _unique(given.param))
+    if given.events:
+        capability.allow_event_stream(_unique(given.event_filter))
+    if not given.access:
+        return capability.generate_token(given.ttl)
+    api_key = _variable("TWILIO_API_KEY"), _variable("TWILIO_API_SECRET")
+    return capability.generate_access_token(*api_key, given.ttl, identity=given.identity)
+
+
+def _variable(name: str) -> str:
+    if not os.environ.get(name):
+        raise ValueError(f"{name} must be set in the environment")
+    return os.environ[name]
+
+
+def _scope(uri: str) -> dict[str, Any]:
+    try:
+        scope = vars(ScopeURI.parse(uri))
+        for name in scope["params"].keys() & {"appParams", "params"}:
+            scope["params"][name] = _form_decode(scope["params"][name])
+    except ValueError:
+        return {"unreadable": uri}
+    return scope
+
+
 def _iso8601(seconds: int) -> str | None:
     from datetime import datetime, timedelta
 
@@ -376,3 +492,7 @@ def _iso8601(seconds: int) -> str | None:
         return (datetime(1970, 1, 1) + timedelta(seconds=seconds)).isoformat() + "Z"
     except OverflowError:
         return None  # no year of four digits
+
+
+if __name__ == "__main__":
+    sys.exit(main())
