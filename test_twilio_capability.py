@@ -2017,7 +2017,7 @@ class CommandLineTest(unittest.TestCase):
                 status, _, errors = in_process("generate", stdout=Failing())
                 self.assertEqual((status, errors), (1, message))
                 # What a late flush writes goes nowhere.
-                self.assertTrue(os.path.sameopenfile(file.fileno(), os.open(os.devnull, os.O_RDWR)))
+                self.assertTrue(os.path.samestat(os.fstat(file.fileno()), os.stat(os.devnull)))
 
 
 class ModuleTest(unittest.TestCase):
