@@ -1911,6 +1911,8 @@ class CommandLineTest(unittest.TestCase):
     def test_closed_and_unreadable_streams_are_no_traceback(self) -> None:
         shell = f'"{sys.executable}" "{MODULE}" generate --ttl 0 2>&-'
         self.assertEqual(command(program=("/bin/sh", "-c", shell)), (2, "", ""))
+        shell = f'"{sys.executable}" "{MODULE}" generate >&-'
+        self.assert_fails(1, "standard output is closed", program=("/bin/sh", "-c", shell))
         shell = f'"{sys.executable}" "{MODULE}" verify <&- >&-'
         self.assert_fails(1, "standard input", program=("/bin/sh", "-c", shell))
         for redirection, reason in (("<&-", "standard input"), ("0>/dev/null", "standard input")):

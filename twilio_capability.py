@@ -94,8 +94,8 @@ class Capability:
     """What one device may do with Twilio Client, to be written as a token.
 
     `account_sid` is ``AC`` and one or more of ``A-Za-z0-9``; `auth_token`, a non-empty str, signs
-    capability tokens. Access tokens do without it, which is safer: it opens the whole account, and
-    an API key can be revoked by itself. Raises TypeError and ValueError, as do the methods. Threads
+    capability tokens. It opens the whole account: access tokens, which need only an API key that
+    can be revoked by itself, are safer. Raises TypeError and ValueError, as do the methods. Threads
     that only generate may share an object, since generating changes nothing.
     """
 
@@ -145,7 +145,7 @@ class Capability:
         if self._key is None:
             raise ValueError("auth_token must be given to Capability to sign this token")
         caller = "&clientName=" + self._client_names[-1] if self._client_names else ""
-        uris = [uri + caller if kind == "outgoing" else uri for kind, uri in self._scopes]
+        uris = [uri + caller if privilege == "outgoing" else uri for privilege, uri in self._scopes]
         # SIDs and scope URIs have no character that JSON escapes.
         start = '{"scope":"' + " ".join(uris) + '","iss":"' + self._account_sid + '","exp":'
         return _encode(_CAPABILITY_HEADER, start + str(_clock(now) + ttl) + "}", self._key)
@@ -163,7 +163,7 @@ class Capability:
 
         `api_key_sid` is ``SK`` and one or more of ``A-Za-z0-9``; `api_key_secret`, a non-empty str,
         signs; `identity` names a device that only calls out; `ttl` and `now`: see generate_token.
-        Raises ValueError also for no name or two, two applications or params, an event stream.
+        Raises ValueError also for no name or two, two applications or sets of params, or events.
 
         >>> device = Capability("AC123123")
         >>> token = device.generate_access_token("SK123123", "secret", identity="Alice")
@@ -177,8 +177,8 @@ class Capability:
             identity = _check_text("identity", identity, _CLIENT_NAME)
         names = {*self._client_names, identity} - {None}
         if len(names) != 1:
-            raise ValueError(f"identity must be one, and equal client_name: got {len(names)} names")
-        if any(kind == "subscribe" for kind, _ in self._scopes):
+            raise ValueError(f"identity must be one name, equal to client_name: got {len(names)}")
+        if any(privilege == "subscribe" for privilege, _ in self._scopes):
             raise ValueError("an access token carries no event stream: do not allow one")
         # Twilio's guide "Migrate from Capability Tokens to Access Tokens" maps the terms.
         voice: dict[str, Any] = {"incoming": {"allow": True}} if self._client_names else {}
@@ -199,7 +199,7 @@ def verify_token(
     `secret` is the auth token for a capability token, the API key's secret for an access token;
     `leeway` is seconds by which clocks may differ; `now` is seconds since the epoch, floored, and
     None the clock. Nothing is decoded before the signature is found right (RFC 7515, HS256 alone).
-    Raises InvalidSignatureError, ExpiredTokenError, InvalidTokenError; TypeError and ValueError.
+    Raises InvalidTokenError or a subclass for the token, TypeError or ValueError for the rest.
 
     >>> token = Capability("AC123123", "secret").generate_token(now=0)
     >>> verify_token(token, "secret", now=3599)
@@ -218,7 +218,7 @@ def verify_token(
     claims = _decode("payload", payload)
     exp, nbf = claims.get("exp"), claims.get("nbf", 0)
     if type(exp) is not int or abs(exp) > _MAX_SECONDS or type(nbf) not in (int, float):
-        raise InvalidTokenError("exp must be an int, and nbf a number, of seconds since the epoch")
+        raise InvalidTokenError("exp must be an int up to 2**53, and nbf a number, of seconds")
     if exp + leeway <= now:
         raise ExpiredTokenError(f"the token expired at {_iso8601(exp) or exp}: get a new one")
     if now + leeway < nbf:
@@ -276,7 +276,7 @@ def _decode(part: str, segment: bytes) -> dict[str, Any]:
 def _unique(pairs: Sequence[Any]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise ValueError("no name may be given twice")
+        raise ValueError("no KEY may be given twice")
     return members
 
 
@@ -333,7 +333,7 @@ def _check_text(argument: str, value: str, pattern: re.Pattern[str]) -> str:
     _check_type(argument, value, str)
     if not pattern.fullmatch(value):
         raise ValueError(f"{argument} must match {pattern.pattern}")
-    return str.__str__(value)  # a subclass may add up to something else
+    return str.__str__(value)  # plain: a subclass may override how it is joined
 
 
 def _check_seconds(argument: str, value: float, least: int, most: int, *types: type) -> None:
@@ -368,7 +368,7 @@ def _check_params(argument: str, params: Any, *types: type) -> tuple[dict[str, A
         return params, _form_encode(params)
     except ValueError:
         pass  # and not raised from here, as a UnicodeEncodeError holds the text
-    raise ValueError(f"{argument} must be free of lone surrogates and of unprintable ints")
+    raise ValueError(f"{argument} must be free of lone surrogates and of ints too long to print")
 
 
 # The command line.
@@ -380,7 +380,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except SystemExit:  # argparse's, after --help and --version
             pass
         print(end="", flush=True)
-        return 0
+        status, message = (0, "") if sys.stdout else (1, "cannot write: standard output is closed")
     except KeyboardInterrupt:
         return 130  # as a shell reports it
     except OSError as error:
@@ -389,7 +389,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status, message = 1, "" if isinstance(error, BrokenPipeError) else f"cannot write: {error}"
     except (RecursionError, ValueError) as error:
         status, message = 2 if type(error) is ValueError else 1, str(error)
-    if sys.stderr and message:  # without the first, print would take stdout
+    if sys.stderr and message:  # with file=None, print would write to stdout
         print(f"twilio-capability: {message}", file=sys.stderr)
     return status
 
@@ -408,8 +408,8 @@ def _parser() -> Any:
             return text.split("=", 1)
         raise argparse.ArgumentTypeError("must be KEY=VALUE")
 
-    epilog = """Example: twilio-capability generate --incoming Alice, with TWILIO_ACCOUNT_SID and
-    TWILIO_AUTH_TOKEN, for access tokens TWILIO_API_KEY and TWILIO_API_SECRET, in the environment"""
+    epilog = """Example: twilio-capability generate --incoming Alice. Set TWILIO_ACCOUNT_SID, and
+    TWILIO_AUTH_TOKEN or (--access) TWILIO_API_KEY and TWILIO_API_SECRET, in the environment."""
     common: Any = {"allow_abbrev": False, "epilog": epilog}
     parser = Parser(prog="twilio-capability", **common)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
@@ -417,13 +417,13 @@ def _parser() -> Any:
     option = commands.add_parser("generate", help="print a new token", **common).add_argument
     many: Any = {"action": "append", "default": []}
     option("--incoming", metavar="NAME", help="let the device be called NAME; repeatable", **many)
-    option("--outgoing", metavar="APP_SID", help="let it call out by this app; repeatable", **many)
-    option("--param", metavar="KEY=VALUE", type=pair, help="told to the app; repeatable", **many)
+    option("--outgoing", metavar="APP_SID", help="let it call through this app; repeatable", **many)
+    option("--param", metavar="KEY=VALUE", type=pair, help="passed to the app; repeatable", **many)
     option("--events", action="store_true", help="let it read the account's events")
-    option("--event-filter", metavar="KEY=VALUE", type=pair, help="matching; repeatable", **many)
+    option("--event-filter", metavar="KEY=VALUE", type=pair, help="which ones; repeatable", **many)
     option("--ttl", metavar="SECONDS", type=int, default=DEFAULT_TTL, help="default: %(default)s")
     option("--access", action="store_true", help="make an access token, not a capability token")
-    option("--identity", metavar="NAME", help="its name, with --access but no --incoming")
+    option("--identity", metavar="NAME", help="the device's name; with --access only")
     for name, help in ("verify", "check a token and show it"), ("inspect", "show one, unchecked"):
         reader = commands.add_parser(name, help=help, **common)
         reader.add_argument("token", metavar="TOKEN", nargs="?", default="-", help="default: stdin")
