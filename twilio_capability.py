@@ -146,7 +146,7 @@ class Capability:
             raise ValueError("auth_token must be given to Capability to sign this token")
         caller = "&clientName=" + self._client_names[-1] if self._client_names else ""
         uris = [uri + caller if privilege == "outgoing" else uri for privilege, uri in self._scopes]
-        # SIDs and scope URIs have no character that JSON escapes.
+        # Names and SIDs need no encoding in a URI, and JSON escapes nothing in a SID or a URI.
         start = '{"scope":"' + " ".join(uris) + '","iss":"' + self._account_sid + '","exp":'
         return _encode(_CAPABILITY_HEADER, start + str(_clock(now) + ttl) + "}", self._key)
 
@@ -196,10 +196,11 @@ def verify_token(
 ) -> dict[str, Any]:
     """Return the claims of a capability or access token that `secret` has signed.
 
-    `secret` is the auth token for a capability token, the API key's secret for an access token;
-    `leeway` is seconds by which clocks may differ; `now` is seconds since the epoch, floored, and
-    None the clock. Nothing is decoded before the signature is found right (RFC 7515, HS256 alone).
-    Raises InvalidTokenError or a subclass for the token, TypeError or ValueError for the rest.
+    `secret`, a non-empty str, is the auth token for a capability token, the API key's secret for an
+    access token. `leeway` is seconds by which clocks may differ; `now` is seconds since the epoch,
+    floored; None is the clock. Nothing is decoded before the signature is found right. HS256 alone
+    is accepted (RFC 7515, RFC 7519). Raises InvalidSignatureError, ExpiredTokenError or their base
+    InvalidTokenError for the token, TypeError or ValueError for the other arguments.
 
     >>> token = Capability("AC123123", "secret").generate_token(now=0)
     >>> verify_token(token, "secret", now=3599)
