@@ -1,7 +1,7 @@
 """Time the module beside bare standard-library calls, PyJWT and twilio-python.
 
-All rivals of a row take turns in one process, so that a noisy machine is noisy for all of them;
-what counts is the ratio to the floor. Run with "tox -e bench".
+All rivals of a row take turns in one process, so that a noisy machine is noisy for all
+of them; what counts is the ratio to the floor. Run with "tox -e bench".
 """
 
 from __future__ import annotations
@@ -44,14 +44,20 @@ def base64url(data: bytes) -> bytes:
 
 def floor_generate() -> str:
     signing_input = HEADER + b"." + base64url(to_json(CLAIMS).encode())
-    return (signing_input + b"." + base64url(hmac.digest(KEY, signing_input, "sha256"))).decode()
+    return (
+        signing_input + b"." + base64url(hmac.digest(KEY, signing_input, "sha256"))
+    ).decode()
 
 
 def floor_verify() -> Any:
     signing_input, _, signature = TOKEN.encode().rpartition(b".")
-    if not hmac.compare_digest(base64url(hmac.digest(KEY, signing_input, "sha256")), signature):
+    if not hmac.compare_digest(
+        base64url(hmac.digest(KEY, signing_input, "sha256")), signature
+    ):
         raise ValueError
-    return json.loads(base64.urlsafe_b64decode(signing_input.partition(b".")[2] + b"=="))
+    return json.loads(
+        base64.urlsafe_b64decode(signing_input.partition(b".")[2] + b"==")
+    )
 
 
 def build() -> str:
@@ -96,7 +102,9 @@ IMPORTS = {
 }
 
 
-def take_turns(rivals: dict[str, Callable[[], Any]], number: int) -> dict[str, list[float]]:
+def take_turns(
+    rivals: dict[str, Callable[[], Any]], number: int
+) -> dict[str, list[float]]:
     """Return the seconds a call of each rival took, round by round."""
     times: dict[str, list[float]] = {name: [] for name in rivals}
     for _ in range(ROUNDS):
@@ -111,19 +119,26 @@ def importer(names: str) -> Callable[[], Any]:
     return lambda: subprocess.run(command, check=True, env=environment)
 
 
-def print_rows(operation: str, times: dict[str, list[float]], unit: float, name: str) -> None:
+def print_rows(
+    operation: str, times: dict[str, list[float]], unit: float, name: str
+) -> None:
     floor = times["bare calls"]
     for rival, seconds in times.items():
         ratio = statistics.median(own / bare for own, bare in zip(seconds, floor))
-        print(f"| {operation} | {rival} | {min(seconds) / unit:.1f} {name} | {ratio:.2f} |")
+        least = f"{min(seconds) / unit:.1f} {name}"
+        print(f"| {operation} | {rival} | {least} | {ratio:.2f} |")
 
 
 def run() -> None:
-    print(f"Python {sys.version.split()[0]}: least time, median ratio to the bare calls")
+    print(
+        f"Python {sys.version.split()[0]}: least time, median ratio to the bare calls"
+    )
     print("| operation | by | time | ratio |\n| --- | --- | --- | --- |")
     for operation, rivals in OPERATIONS.items():
         print_rows(operation, take_turns(rivals, 2000), 1e-6, "us")
-    times = take_turns({name: importer(names) for name, names in {**IMPORTS, "": ""}.items()}, 1)
+    times = take_turns(
+        {name: importer(names) for name, names in {**IMPORTS, "": ""}.items()}, 1
+    )
     start = min(times.pop(""))
     above = {rival: [t - start for t in seconds] for rival, seconds in times.items()}
     print_rows("import, above a bare start", above, 1e-3, "ms")

@@ -20,7 +20,9 @@ ROOT = Path(__file__).resolve().parent.parent
 def run(*command: object, cwd: Path = ROOT, stdin: str = "", **variables: str) -> str:
     """Run a command and return what it prints; stop when it fails."""
     print("$", *[Path(str(part)).name for part in command], flush=True)
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("TWILIO_", "PYTHON"))}
+    kept = {
+        k: v for k, v in os.environ.items() if not k.startswith(("TWILIO_", "PYTHON"))
+    }
     done = subprocess.run(
         [str(part) for part in command],
         check=False,
@@ -53,7 +55,9 @@ def check(work: Path) -> None:
     secrets = {"TWILIO_ACCOUNT_SID": "AC123123", "TWILIO_AUTH_TOKEN": "secret"}
     command = bin_folder / "twilio-capability"
     token = run(command, "generate", "--incoming", "Alice", cwd=work, **secrets)
-    if '"signature": "valid"' not in run(command, "verify", cwd=work, stdin=token, **secrets):
+    if '"signature": "valid"' not in run(
+        command, "verify", cwd=work, stdin=token, **secrets
+    ):
         raise SystemExit("the installed command does not verify its own token")
     version = run(command, "--version", cwd=work).split()[1]
     if version not in wheel.name or version not in sdist.name:
