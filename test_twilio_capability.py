@@ -236,14 +236,17 @@ class InputRulesTest(unittest.TestCase):
     def test_a_sid_is_its_prefix_and_one_or_more_letters_or_digits(self) -> None:
         capability = Capability("AC123")
         named = allowed((INCOMING, "a"))
+        pushed = partial(named.generate_access_token, "SK1", "k")
         calls: list[tuple[str, str, Call]] = [
             ("AC", "account_sid", Capability),
             ("AP", "application_sid", capability.allow_client_outgoing),
             ("SK", "api_key_sid", lambda sid: named.generate_access_token(sid, "k")),
+            ("CR", "push_credential_sid", lambda sid: pushed(push_credential_sid=sid)),
         ]
         for prefix, argument, call in calls:
             for bad in BAD_TYPES:
-                self.assert_refused(TypeError, argument, call, bad)
+                if not (bad is None and argument == "push_credential_sid"):
+                    self.assert_refused(TypeError, argument, call, bad)
             first, second = prefix[0], prefix[1]
             bad_sids = [bad.replace("XX", prefix) for bad in NOT_SIDS]
             bad_sids += [second + "1", first + "1", first + "X1", "X" + second + "1"]
@@ -253,6 +256,25 @@ class InputRulesTest(unittest.TestCase):
                 call(prefix + "aZ9"[:length] + "0" * (length - 3))
             self.assert_takes(LETTERS_AND_DIGITS, call, prefix)
             self.assert_takes(LETTERS_AND_DIGITS, call, prefix + "1")
+
+    def test_a_region_is_two_small_letters_and_a_digit(self) -> None:
+        make = partial(allowed((INCOMING, "a")).generate_access_token, "SK1", "k")
+
+        def call(region: str) -> None:
+            self.assertEqual(
+                inspect_token(make(region=region))["header"]["twr"], region
+            )
+
+        for bad in BAD_TYPES:
+            if bad is not None:
+                self.assert_refused(TypeError, "region", call, bad)
+        for bad in NOT_REGIONS:
+            self.assert_refused(ValueError, "region", call, bad)
+        self.assert_takes(LETTERS_AND_DIGITS[26:52], lambda char: call(char + "e1"))
+        self.assert_takes(
+            LETTERS_AND_DIGITS[26:52], lambda char: call("i" + char + "1")
+        )
+        self.assert_takes(LETTERS_AND_DIGITS[52:], call, "ie")
 
     def test_a_secret_is_text_that_is_not_empty(self) -> None:
         token = Capability("AC1", "k").generate_token()
@@ -922,6 +944,34 @@ class AccessTokenTest(unittest.TestCase):
                 make = partial(device.generate_access_token, "SK123123", "secret")
                 self.assertEqual(make(now=NOW, **options), token)
 
+    def test_so_it_is_with_a_region_and_a_push_credential(self) -> None:
+        for sids, secret, calls, options, token in REGIONAL_ACCESS_TOKENS:
+            with self.subTest(options=options):
+                account_sid, api_key_sid = sids
+                device = allowed(*calls, sid=account_sid, auth_token=None)
+                make = partial(device.generate_access_token, api_key_sid, secret)
+                self.assertEqual(make(now=NOW, **options), token)
+
+    def test_a_region_is_named_in_the_header_alone(self) -> None:
+        make = partial(alice().generate_access_token, "SK1", "k", now=NOW)
+        header, payload, _ = make(region="ie1").split(".")
+        self.assertEqual(decoded(header), ACCESS_HEADER[:-1] + ',"twr":"ie1"}')
+        self.assertEqual(payload, make().split(".")[1])
+
+    def test_a_push_credential_is_the_last_part_of_voice(self) -> None:
+        credential = {"push_credential_sid": "CR1"}
+        cases: list[tuple[list[tuple[Any, ...]], dict[str, Any]]] = [
+            ([], credential),
+            ([(INCOMING, "a")], {"incoming": {"allow": True}, **credential}),
+            ([(OUTGOING, "AP1")], {
+                "outgoing": {"application_sid": "AP1"}, **credential,
+            }),
+        ]  # fmt: skip
+        for calls, voice in cases:
+            options = {"identity": "a", "push_credential_sid": "CR1"}
+            grants = self.claims(allowed(*calls), **options)["grants"]
+            self.assertEqual(json.dumps(grants["voice"]), json.dumps(voice))
+
     def test_without_a_name_twilio_php_makes_one_that_twilio_refuses(self) -> None:
         claims = json.loads(decoded(NAMELESS_ACCESS_TOKEN.split(".")[1]))
         self.assertNotIn("identity", claims["grants"])
@@ -1034,7 +1084,10 @@ class CommandLineTest(unittest.TestCase):
         cases: list[tuple[str, list[Any], dict[str, Any]]] = [
             ("--incoming Alice --ttl 60", [(INCOMING, "Alice"), app], {"ttl": 60}),
             ("--identity Alice", [app], {"identity": "Alice"}),
-        ]
+            ("--incoming a --push-credential CR1 --region ie1", [(INCOMING, "a"), app], {
+                "push_credential_sid": "CR1", "region": "ie1",
+            }),
+        ]  # fmt: skip
         for arguments, calls, options in cases:
             device = allowed(*calls, sid="AC123123", auth_token=None)
             options.update(api_key_sid="SK123123", api_key_secret=API_SECRET, now=NOW)
@@ -1090,6 +1143,12 @@ class CommandLineTest(unittest.TestCase):
             ("-filter needs --events", "generate --incoming a --event-filter a=1"),
             ("--identity needs --access", "generate --incoming a --identity a"),
             ("--identity needs --access", "generate --incoming a --identity="),
+            ("-credential needs --access", "generate --events --push-credential CR1"),
+            ("-credential needs --access", "generate --events --push-credential="),
+            ("--region needs --access", "generate --events --region ie1"),
+            ("--region needs --access", "generate --events --region="),
+            ("push_credential_sid must", "generate --access --push-credential s3cr3t"),
+            ("region must", "generate --access --incoming a --region ireland"),
             ("identity must", "generate --access --identity a-b"),
             ("identity must be one", "generate --access --outgoing AP1"),
             ("event stream", "generate --access --events --identity a"),
@@ -1248,6 +1307,7 @@ class CommandLineTest(unittest.TestCase):
         for option in (
             "--incoming NAME", "--outgoing APP_SID", "--param KEY=VALUE", "--events",
             "--event-filter KEY=VALUE", "--ttl SECONDS", "--access", "--identity NAME",
+            "--push-credential CR_SID", "--region REGION",
         ):  # fmt: skip
             self.assertRegex(output, rf"\n  {option}\s+\w+")
         self.assertIn("default: 3600", output)
@@ -1581,18 +1641,25 @@ class InteropTest(unittest.TestCase):
     def test_twilio_python_writes_the_same_access_token(self) -> None:
         access_token = importlib.import_module("twilio.jwt.access_token")
         grants = importlib.import_module("twilio.jwt.access_token.grants")
-        for params in ({"Foo": "Bar"}, {"n": 3, "zoë": "☃"}, None):
+        cases: list[tuple[dict[str, Any] | None, str | None, str | None]] = [
+            ({"Foo": "Bar"}, None, None),
+            ({"n": 3, "zoë": "☃"}, None, "ie1"),
+            (None, "CR1", "au1"),
+        ]
+        for params, credential, region in cases:
             theirs = access_token.AccessToken(
-                "AC123123", "SK123123", self.SECRET, identity="Alice", ttl=600
-            )
-            voice = grants.VoiceGrant(True, "AP123123", params)
+                "AC123123", "SK123123", self.SECRET, identity="Alice", region=region,
+                ttl=600,
+            )  # fmt: skip
+            voice = grants.VoiceGrant(True, "AP123123", params, credential)
             theirs.add_grant(voice)
             token = theirs.to_jwt()
             claims = verify_token(token, self.SECRET)
             calls = [(INCOMING, "Alice"), (OUTGOING, "AP123123", params)]
             ours = allowed(*calls, sid="AC123123")
             sign = partial(ours.generate_access_token, "SK123123", self.SECRET, 600)
-            made = sign(now=claims.pop("nbf"))
+            options = {"push_credential_sid": credential, "region": region}
+            made = sign(now=claims.pop("nbf"), **options)
             self.assertEqual(verify_token(made, self.SECRET), claims)
             header = inspect_token(token)["header"]
             self.assertEqual(inspect_token(made)["header"], header)
@@ -1951,6 +2018,7 @@ NOT_NAMES = [
     "", "a b", "a\n", "\na", " a", "a-b", "a.b", "é", "\uff21", "\u0661", "\ud800", "a\0",
     "a" * 257,
 ]
+NOT_REGIONS = ["", "IE1", "ireland", "ie", "ie1\n", " ie1", "i1", "iee1", "ie11", "us-1"]
 NOT_WORDS = [
     "", "a b", "a~", "a:b", "a?b", "a\n", "\na", "é", "a%20b", "a&b", "a\u0661", "\ud800",
 ]
@@ -2066,6 +2134,69 @@ ACCESS_TOKENS: list[tuple[list[tuple[Any, ...]], int | None, str]] = [
 NAMELESS_ACCESS_TOKEN = (  # AP123123 alone may be called through
     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIn0.eyJqdGkiOiJTSzEyMzEyMy0xNzY3MjI1NjAwIiwiaXNzIjoiU0sxMjMxMjMiLCJzdWIiOiJBQzEyMzEyMyIsImV4cCI6MTc2NzIyOTIwMCwiZ3JhbnRzIjp7InZvaWNlIjp7Im91dGdvaW5nIjp7ImFwcGxpY2F0aW9uX3NpZCI6IkFQMTIzMTIzIn19fX0.HtHMQsFbQZioorjxhLIoKLddt4r_3XeYSFVpwVxWEWw"
 )
+
+# twilio-php, main of 2026-08-17 (whose Twilio\Jwt classes are those of 8.12.0), run under
+# PHP at the same time: account SID and API key SID, its secret, calls, options, token.
+
+REGIONAL_ACCESS_TOKENS: list[
+    tuple[tuple[str, str], str, list[tuple[Any, ...]], dict[str, Any], str]
+] = [
+    (("ACb0e7153bf7c3706d85c524e440066559", "SKa6656c90bd5482a90a29b9fa5ff5180b"),
+     "C1uwB5FXZPf7s=tg7NvlE3Lar=", [
+        (INCOMING, "u6JVR7siFTrUTLzFoJusTeKuDFmi7ZCPvmW0QdpaJD_6oCzf"),
+        (OUTGOING, "AP4d35db41d94e5efaf89fc43c5fa52f8b"),
+    ], {
+        "region": "ie1",
+    },
+     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHdyIjoiaWUxIn0.eyJqdGkiOiJTS2E2NjU2YzkwYmQ1NDgyYTkwYTI5YjlmYTVmZjUxODBiLTE3NjcyMjU2MDAiLCJpc3MiOiJTS2E2NjU2YzkwYmQ1NDgyYTkwYTI5YjlmYTVmZjUxODBiIiwic3ViIjoiQUNiMGU3MTUzYmY3YzM3MDZkODVjNTI0ZTQ0MDA2NjU1OSIsImV4cCI6MTc2NzIyOTIwMCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoidTZKVlI3c2lGVHJVVEx6Rm9KdXNUZUt1REZtaTdaQ1B2bVcwUWRwYUpEXzZvQ3pmIiwidm9pY2UiOnsiaW5jb21pbmciOnsiYWxsb3ciOnRydWV9LCJvdXRnb2luZyI6eyJhcHBsaWNhdGlvbl9zaWQiOiJBUDRkMzVkYjQxZDk0ZTVlZmFmODlmYzQzYzVmYTUyZjhiIn19fX0.PfzjtxoEmla5sPc-pKFYqkLJcJ_j0khuYwFbg5DPhX8"),
+    (("AC19b8f89a50f8a8e9bb8bdb5eba456bf9", "SK2d5d98065e5751f75143a5f61debc267"),
+     "Aszj0OvEmMl=rltQ10v7SUw9", [
+        (INCOMING, "umF"),
+    ], {
+        "push_credential_sid": "CRa4acdd7f9fcc589f8d0a9f94f03e7914",
+        "region": "au1",
+    },
+     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHdyIjoiYXUxIn0.eyJqdGkiOiJTSzJkNWQ5ODA2NWU1NzUxZjc1MTQzYTVmNjFkZWJjMjY3LTE3NjcyMjU2MDAiLCJpc3MiOiJTSzJkNWQ5ODA2NWU1NzUxZjc1MTQzYTVmNjFkZWJjMjY3Iiwic3ViIjoiQUMxOWI4Zjg5YTUwZjhhOGU5YmI4YmRiNWViYTQ1NmJmOSIsImV4cCI6MTc2NzIyOTIwMCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoidW1GIiwidm9pY2UiOnsiaW5jb21pbmciOnsiYWxsb3ciOnRydWV9LCJwdXNoX2NyZWRlbnRpYWxfc2lkIjoiQ1JhNGFjZGQ3ZjlmY2M1ODlmOGQwYTlmOTRmMDNlNzkxNCJ9fX0.vIoe-xt8WySuDx9ss30WhZxMmDuBoNq9uMDd1Rw_Xx8"),
+    (("AC60ddfcfc69e290d9f945ffa4d1278220", "SKad2cf1337349e455d52613c2813c40d2"),
+     "__tvHRlT/lchIegkéRev6", [
+        (INCOMING, "uLItBpVFkqCF3HgmdPY4de9UGyhBiuYD2J88bryOvHF_6qf0NIs"),
+        (OUTGOING, "AP79abcc4b9db165c23115661ffb0df9da", {"8E": "Tkl 8", "PCQmk": "l%D7su", "QEAg6N": 558}),
+    ], {
+        "ttl": 86400,
+        "push_credential_sid": "CR6452bcf48385971f1bba10ef43a9e751",
+        "region": "us1",
+    },
+     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHdyIjoidXMxIn0.eyJqdGkiOiJTS2FkMmNmMTMzNzM0OWU0NTVkNTI2MTNjMjgxM2M0MGQyLTE3NjcyMjU2MDAiLCJpc3MiOiJTS2FkMmNmMTMzNzM0OWU0NTVkNTI2MTNjMjgxM2M0MGQyIiwic3ViIjoiQUM2MGRkZmNmYzY5ZTI5MGQ5Zjk0NWZmYTRkMTI3ODIyMCIsImV4cCI6MTc2NzMxMjAwMCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoidUxJdEJwVkZrcUNGM0hnbWRQWTRkZTlVR3loQml1WUQySjg4YnJ5T3ZIRl82cWYwTklzIiwidm9pY2UiOnsiaW5jb21pbmciOnsiYWxsb3ciOnRydWV9LCJvdXRnb2luZyI6eyJhcHBsaWNhdGlvbl9zaWQiOiJBUDc5YWJjYzRiOWRiMTY1YzIzMTE1NjYxZmZiMGRmOWRhIiwicGFyYW1zIjp7IjhFIjoiVGtsIDgiLCJQQ1FtayI6ImwlRDdzdSIsIlFFQWc2TiI6NTU4fX0sInB1c2hfY3JlZGVudGlhbF9zaWQiOiJDUjY0NTJiY2Y0ODM4NTk3MWYxYmJhMTBlZjQzYTllNzUxIn19fQ.Drz24sOV0vHV80Fks00Cdu3D2ZeubbmHglyvjs7uPGw"),
+    (("AC72cb95eb92e57561d80e1ed511b327f2", "SKf171fc118de91165c672a325260ebfdc"),
+     "QBn5cORn9LhzoQQK8fK2fjH+fGZkvMJ1ow", [
+        (INCOMING, "u5"),
+    ], {
+        "ttl": 60,
+        "push_credential_sid": "CRe401d83c4a29548fa91200314bd807d4",
+        "region": "ie1",
+    },
+     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHdyIjoiaWUxIn0.eyJqdGkiOiJTS2YxNzFmYzExOGRlOTExNjVjNjcyYTMyNTI2MGViZmRjLTE3NjcyMjU2MDAiLCJpc3MiOiJTS2YxNzFmYzExOGRlOTExNjVjNjcyYTMyNTI2MGViZmRjIiwic3ViIjoiQUM3MmNiOTVlYjkyZTU3NTYxZDgwZTFlZDUxMWIzMjdmMiIsImV4cCI6MTc2NzIyNTY2MCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoidTUiLCJ2b2ljZSI6eyJpbmNvbWluZyI6eyJhbGxvdyI6dHJ1ZX0sInB1c2hfY3JlZGVudGlhbF9zaWQiOiJDUmU0MDFkODNjNGEyOTU0OGZhOTEyMDAzMTRiZDgwN2Q0In19fQ.qml98Le_3iRVZ2uNd_r4gVTDxFgkglZA67SORMLq3iM"),
+    (("AC7fbce66869b7bb71fcb447fc135c396a", "SKff26c035c0a09cfce14db0699202bd90"),
+     "eJELmsa9éLPer2yAxw", [
+        (INCOMING, "u5N6rn"),
+        (OUTGOING, "APb736998252d572dd7df79d82a5d04395", {"U": "ANQ1GaAE", "VS532": "5d73V4"}),
+    ], {
+        "ttl": 86400,
+        "push_credential_sid": "CR3a21f42a6ec7f306532a4b3ea53b3266",
+        "region": "ie1",
+    },
+     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHdyIjoiaWUxIn0.eyJqdGkiOiJTS2ZmMjZjMDM1YzBhMDljZmNlMTRkYjA2OTkyMDJiZDkwLTE3NjcyMjU2MDAiLCJpc3MiOiJTS2ZmMjZjMDM1YzBhMDljZmNlMTRkYjA2OTkyMDJiZDkwIiwic3ViIjoiQUM3ZmJjZTY2ODY5YjdiYjcxZmNiNDQ3ZmMxMzVjMzk2YSIsImV4cCI6MTc2NzMxMjAwMCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoidTVONnJuIiwidm9pY2UiOnsiaW5jb21pbmciOnsiYWxsb3ciOnRydWV9LCJvdXRnb2luZyI6eyJhcHBsaWNhdGlvbl9zaWQiOiJBUGI3MzY5OTgyNTJkNTcyZGQ3ZGY3OWQ4MmE1ZDA0Mzk1IiwicGFyYW1zIjp7IlUiOiJBTlExR2FBRSIsIlZTNTMyIjoiNWQ3M1Y0In19LCJwdXNoX2NyZWRlbnRpYWxfc2lkIjoiQ1IzYTIxZjQyYTZlYzdmMzA2NTMyYTRiM2VhNTNiMzI2NiJ9fX0._kulUJiThgDjInKg9MD6JB2y9Sz24v5I8g-Ph7jcLOY"),
+    (("ACd782483fd5c72eb4204b008ec2166e0f", "SK28f015cd160dddc05a496d2b6cd684fb"),
+     "APV6JJwE0TZC+o6R7eJ", [
+        (OUTGOING, "AP33cb9bfe74800c47f1006d779171cb09", {"Kfz7wA": "QA wrJ", "lCO9": 768, "ZrwSl ": "\\O", "0rI": "c"}),
+    ], {
+        "identity": "uBALzbFRIwpXVxNJSh5_5",
+        "ttl": 86400,
+        "push_credential_sid": "CR3b8cc952e16c39bd4eb2f06e1123a4ba",
+        "region": "ie1",
+    },
+     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHdyIjoiaWUxIn0.eyJqdGkiOiJTSzI4ZjAxNWNkMTYwZGRkYzA1YTQ5NmQyYjZjZDY4NGZiLTE3NjcyMjU2MDAiLCJpc3MiOiJTSzI4ZjAxNWNkMTYwZGRkYzA1YTQ5NmQyYjZjZDY4NGZiIiwic3ViIjoiQUNkNzgyNDgzZmQ1YzcyZWI0MjA0YjAwOGVjMjE2NmUwZiIsImV4cCI6MTc2NzMxMjAwMCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoidUJBTHpiRlJJd3BYVnhOSlNoNV81Iiwidm9pY2UiOnsib3V0Z29pbmciOnsiYXBwbGljYXRpb25fc2lkIjoiQVAzM2NiOWJmZTc0ODAwYzQ3ZjEwMDZkNzc5MTcxY2IwOSIsInBhcmFtcyI6eyJLZno3d0EiOiJRQSB3ckoiLCJsQ085Ijo3NjgsIlpyd1NsICI6IlxcTyIsIjBySSI6ImMifX0sInB1c2hfY3JlZGVudGlhbF9zaWQiOiJDUjNiOGNjOTUyZTE2YzM5YmQ0ZWIyZjA2ZTExMjNhNGJhIn19fQ.icWZfRphknJq5aXyrGNGNaJkJB-3IyD1k88fOn2gwDg"),
+]
 
 # twilio-node 5.13.1 under Node.js 20.20.2 and twilio-python 9.13.0 with PyJWT 2.15.1, their
 # clocks fixed at the same time, TTL 600: "Alice" incoming, AP123123 outgoing with Foo=Bar

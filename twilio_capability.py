@@ -54,6 +54,10 @@ MAX_TTL = 86400  # seconds: Twilio refuses a longer life (errors 31207, 20157)
 _ACCOUNT_SID = re.compile("AC[A-Za-z0-9]+")
 _APPLICATION_SID = re.compile("AP[A-Za-z0-9]+")
 _API_KEY_SID = re.compile("SK[A-Za-z0-9]+")
+_PUSH_CREDENTIAL_SID = re.compile("CR[A-Za-z0-9]+")
+
+# Such as us1, ie1, au1: Twilio's page "Manage Regional API Credentials".
+_REGION = re.compile("[a-z]{2}[0-9]")
 
 # Twilio's page "Capability Tokens for Twilio Client"; the length is error 31105's.
 _CLIENT_NAME = re.compile("[A-Za-z0-9_]{1,256}")
@@ -253,6 +257,8 @@ class Capability:
         ttl: int = DEFAULT_TTL,
         *,
         identity: str | None = None,
+        push_credential_sid: str | None = None,
+        region: str | None = None,
         now: float | None = None,
     ) -> str:
         """Return a signed voice access token that grants the same.
@@ -262,6 +268,11 @@ class Capability:
         `now`: see generate_token. Raises ValueError also for no name or two, two
         applications or sets of params, or events.
 
+        `push_credential_sid` is ``CR`` and one or more of ``A-Za-z0-9``: an iPhone or
+        an Android phone needs it to be called. `region`, two lower-case letters and a
+        digit, such as ``ie1``, is where Twilio processes the calls, and where the API
+        key was made; None is ``us1``.
+
         >>> device = Capability("AC123123")
         >>> token = device.generate_access_token("SK1", "secret", identity="Alice")
         >>> verify_token(token, "secret")["grants"]
@@ -270,6 +281,12 @@ class Capability:
         api_key_sid = _matching("api_key_sid", api_key_sid, _API_KEY_SID)
         ttl = _seconds("ttl", ttl, 1, MAX_TTL, int)
         issued = _clock(now)
+        if push_credential_sid is not None:
+            push_credential_sid = _matching(
+                "push_credential_sid", push_credential_sid, _PUSH_CREDENTIAL_SID
+            )
+        if region is not None:
+            region = _matching("region", region, _REGION)
 
         names = {grant for scope, _, grant in self._permissions if scope == _INCOMING}
         may_be_called = bool(names)
@@ -298,7 +315,12 @@ class Capability:
             voice["incoming"] = {"allow": True}
         if applications:
             voice["outgoing"] = applications[0]
+        if push_credential_sid is not None:
+            voice["push_credential_sid"] = push_credential_sid
 
+        header = {"typ": "JWT", "alg": "HS256", "cty": _ACCESS_TYPE}
+        if region is not None:
+            header["twr"] = region
         payload = {
             "jti": api_key_sid + "-" + str(issued),
             "iss": api_key_sid,
@@ -307,7 +329,8 @@ class Capability:
             "grants": {"identity": names.pop(), "voice": voice},
         }
         key = _signing_key("api_key_secret", api_key_secret)
-        return _signed(_ACCESS_HEADER, _to_json(payload), key)
+        encoded_header = _base64url(_to_json(header).encode())
+        return _signed(encoded_header, _to_json(payload), key)
 
 
 # Reading a token.
@@ -473,9 +496,6 @@ _to_json = json.JSONEncoder(separators=(",", ":")).encode
 
 _ACCESS_TYPE = "twilio-fpa;v=1"
 _CAPABILITY_HEADER = _base64url(b'{"typ":"JWT","alg":"HS256"}')
-_ACCESS_HEADER = _base64url(
-    _to_json({"typ": "JWT", "alg": "HS256", "cty": _ACCESS_TYPE}).encode()
-)
 
 
 # Form encoding (application/x-www-form-urlencoded), as by PHP's http_build_query.
@@ -764,6 +784,14 @@ def _parser() -> ArgumentParser:
     generate.add_argument(
         "--identity", metavar="NAME", help="the device's name; with --access only"
     )
+    generate.add_argument(
+        "--push-credential",
+        metavar="CR_SID",
+        help="lets a phone be called; with --access only",
+    )
+    generate.add_argument(
+        "--region", metavar="REGION", help="such as ie1 or au1; with --access only"
+    )
 
     verify = commands.add_parser("verify", help="check a token and show it", **common)
     inspect = commands.add_parser("inspect", help="show one, unchecked", **common)
@@ -782,6 +810,10 @@ def _generate(given: Namespace) -> str:
         raise ValueError("--event-filter needs --events")
     if given.identity is not None and not given.access:
         raise ValueError("--identity needs --access")
+    if given.push_credential is not None and not given.access:
+        raise ValueError("--push-credential needs --access")
+    if given.region is not None and not given.access:
+        raise ValueError("--region needs --access")
     params = _each_once("--param", given.param)
     filters = _each_once("--event-filter", given.event_filter)
 
@@ -801,6 +833,8 @@ def _generate(given: Namespace) -> str:
         _variable("TWILIO_API_SECRET"),
         given.ttl,
         identity=given.identity,
+        push_credential_sid=given.push_credential,
+        region=given.region,
     )
 
 
