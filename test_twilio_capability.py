@@ -46,6 +46,8 @@ from twilio_capability import (
     InvalidSignatureError,
     InvalidTokenError,
     ScopeURI,
+    decode_client_name,
+    encode_client_name,
     inspect_token,
     main,
     verify_token,
@@ -557,6 +559,83 @@ class SecretsTest(unittest.TestCase):
         self.assert_clean(f"{capability!r} {capability}")
         scope = ScopeURI("client", "outgoing", {"appSid": self.APP})
         self.assertEqual(repr(scope), "<ScopeURI client:outgoing, 1 params>")
+
+
+class ClientNameTest(unittest.TestCase):
+    """Any text makes a client name, and comes back from it."""
+
+    def test_a_letter_or_digit_is_itself_and_any_other_byte_is_escaped(self) -> None:
+        self.assertEqual(encode_client_name(LETTERS_AND_DIGITS), LETTERS_AND_DIGITS)
+        for code in range(0x80):
+            if chr(code) not in LETTERS_AND_DIGITS:
+                self.assertEqual(encode_client_name(chr(code)), f"_{code:02X}")
+        self.assertEqual(encode_client_name("_é☃😀"), "_5F_C3_A9_E2_98_83_F0_9F_98_80")
+
+    def test_it_is_the_spelling_of_twilio_flex(self) -> None:
+        # From Twilio's support article on the TaskRouter Worker contact_uri.
+        contact_uri = "client:ann_2Eveal_40arresteddevelopment_2Ecom"
+        address = "ann.veal@arresteddevelopment.com"
+        self.assertEqual("client:" + encode_client_name(address), contact_uri)
+        self.assertEqual(decode_client_name(contact_uri), address)
+
+    def test_any_text_comes_back(self) -> None:
+        rng = random.Random(42799965656987)
+        for _ in range(3000):
+            text = some_unicode(rng, 1 + rng.randrange(20))
+            name = encode_client_name(text)
+            self.assertRegex(name, r"\A[A-Za-z0-9_]+\Z")
+            self.assertEqual(decode_client_name(name), text)
+            self.assertEqual(decode_client_name("client:" + name), text)
+
+    def test_lower_case_hex_is_read(self) -> None:
+        self.assertEqual(decode_client_name("a_5fb_c3_a9_0A"), "a_bé\n")
+
+    def test_a_name_is_read_back_from_a_token(self) -> None:
+        for text in ("ann.veal@example.com", "0b6f-77", "+14155550100", "client:a b☃"):
+            name = encode_client_name(text)
+            calls = [(INCOMING, name), (OUTGOING, "AP1", {"user": text})]
+            incoming, outgoing = meaning(allowed(*calls).generate_token(now=NOW), "k")
+            self.assertEqual(decode_client_name(incoming[2]["clientName"]), text)
+            self.assertEqual(decode_client_name(outgoing[2]["clientName"]), text)
+            token = allowed(*calls).generate_access_token("SK1", "k", now=NOW)
+            grants = verify_token(token, "k", now=NOW)["grants"]
+            self.assertEqual(decode_client_name(grants["identity"]), text)
+
+    def test_a_name_has_up_to_256_characters(self) -> None:
+        for text in ("a" * 256, "." * 85 + "a", "☃" * 28 + "aaaa"):
+            self.assertEqual(len(encode_client_name(text)), 256)
+            self.assertEqual(decode_client_name(encode_client_name(text)), text)
+
+    def test_text_that_makes_no_name_is_refused(self) -> None:
+        for bad in BAD_TYPES:
+            with self.assertRaisesRegex(TypeError, r"\btext must\b"):
+                encode_client_name(bad)
+        for text in ("", "\ud800", "a\udfff", "a" * 257, "." * 86, "☃" * 100):
+            with self.assertRaisesRegex(ValueError, r"\btext must\b") as caught:
+                encode_client_name(text)
+            self.assertIs(type(caught.exception), ValueError)
+            self.assertIsNone(caught.exception.__context__)
+
+    def test_what_is_not_the_name_of_a_text_is_refused(self) -> None:
+        for bad in BAD_TYPES:
+            with self.assertRaisesRegex(TypeError, r"\bname must\b"):
+                decode_client_name(bad)
+        for name in NOT_ENCODED_NAMES:
+            with self.subTest(name=name):
+                with self.assertRaisesRegex(ValueError, r"\bname must\b") as caught:
+                    decode_client_name(name)
+                self.assertIs(type(caught.exception), ValueError)
+                self.assertIsNone(caught.exception.__context__)
+
+    def test_each_name_that_is_read_is_the_only_one_of_its_text(self) -> None:
+        rng = random.Random(2396)
+        read = 0
+        for _ in range(3000):
+            name = "".join(rng.choices(["z", "Z", "9", "_", "_5F", "_C3", "_A9"], k=4))
+            with contextlib.suppress(ValueError):
+                self.assertEqual(encode_client_name(decode_client_name(name)), name)
+                read += 1
+        self.assertGreater(read, 300)
 
 
 class ScopeURITest(unittest.TestCase):
@@ -1755,6 +1834,12 @@ def some_text(rng: random.Random) -> str:
     return "".join(rng.choices(alphabet, k=rng.randrange(8)))
 
 
+def some_unicode(rng: random.Random, length: int) -> str:
+    """Text of all of Unicode, the half of it ASCII."""
+    planes = [range(0x80), range(0x80), range(0x80, 0xD800), range(0xE000, 0x110000)]
+    return "".join(chr(rng.choice(rng.choice(planes))) for _ in range(length))
+
+
 def some_value(rng: random.Random) -> str | int:
     return rng.randrange(-9, 99) if rng.randrange(2) else some_text(rng)
 
@@ -2017,6 +2102,13 @@ NOT_SIDS = [
 NOT_NAMES = [
     "", "a b", "a\n", "\na", " a", "a-b", "a.b", "é", "\uff21", "\u0661", "\ud800", "a\0",
     "a" * 257,
+]
+NOT_ENCODED_NAMES = [
+    "", "client:", "client:client:a", "_", "a_", "a_4", "a__41", "_4G", "_+4", "_ 4", "a-b",
+    "a b", "+", "%41", "%5F", "é", "\uff21", "\ud800", "a\n", "_\n\n", "CLIENT:a",
+    "_41", "_61", "_39", "_30",  # a second spelling of A, a, 9 and 0
+    "_FF", "_C3", "_A9", "_C0_80", "_ED_A0_80", "_F5_80_80_80",  # no UTF-8
+    "a" * 257, "_5F" * 86,
 ]
 NOT_REGIONS = ["", "IE1", "ireland", "ie", "ie1\n", " ie1", "i1", "iee1", "ie11", "us-1"]
 NOT_WORDS = [
