@@ -297,27 +297,75 @@ class InputRulesTest(unittest.TestCase):
     def test_a_capability_token_needs_an_auth_token(self) -> None:
         self.assert_refused(ValueError, "auth_token", Capability("AC1").generate_token)
 
-    def test_a_client_name_is_1_to_256_letters_digits_or_underscores(self) -> None:
-        def scope(name: str) -> str:
-            token = allowed((INCOMING, name)).generate_token(now=0)
-            return str(inspect_token(token)["claims"]["scope"])
-
-        def identity(name: str) -> str:
-            token = Capability("AC1").generate_access_token("SK1", "k", identity=name)
-            return str(inspect_token(token)["claims"]["grants"]["identity"])
-
+    def assert_is_name(
+        self, argument: str, call: Call, alphabet: str, longest: int
+    ) -> None:
+        """The call takes a name of this alphabet, and returns it from a token."""
         for bad in BAD_TYPES:
-            self.assert_refused(TypeError, "client_name", scope, bad)
-            if bad is not None:
-                self.assert_refused(TypeError, "identity", identity, bad)
-        for bad in NOT_NAMES:
-            self.assert_refused(ValueError, "client_name", scope, bad)
-            self.assert_refused(ValueError, "identity", identity, bad)
-        self.assert_takes(LETTERS_AND_DIGITS + "_", scope)
-        self.assert_takes(LETTERS_AND_DIGITS + "_", identity)
-        for good in ("Z", "z", "9", "0", "_", "Alice_2", "a" * 256):
-            self.assertEqual(scope(good), "scope:client:incoming?clientName=" + good)
-            self.assertEqual(identity(good), good)
+            if not (bad is None and argument == "identity"):
+                self.assert_refused(TypeError, argument, call, bad)
+        for bad in [*NOT_NAMES, "a" * (longest + 1)]:
+            self.assert_refused(ValueError, argument, call, bad)
+        self.assert_takes(alphabet, call)
+        for good in ("Z", "z", "9", "0", "_", "Alice_2", "a" * longest, alphabet):
+            self.assertEqual(call(good), good)
+
+    def test_a_client_name_is_1_to_256_letters_digits_or_underscores(self) -> None:
+        alphabet = LETTERS_AND_DIGITS + "_"
+        self.assert_is_name("client_name", partial(name_in_scope, False), alphabet, 256)
+
+    def test_the_name_of_an_access_token_has_at_most_121_of_them(self) -> None:
+        alphabet = LETTERS_AND_DIGITS + "_"
+        self.assert_is_name("identity", partial(name_in_grants, False), alphabet, 121)
+        self.assert_refused(
+            ValueError, "client_name", both_tokens, allowed((INCOMING, "a" * 122))
+        )
+
+    def test_lenient_names_have_all_characters_that_twilio_is_known_to_take(
+        self,
+    ) -> None:
+        alphabet = LETTERS_AND_DIGITS + "_" + "!$&'()*+,-./:;=?@~"
+        refused = {chr(code) for code in range(0x21, 0x7F)} - set(alphabet)
+        self.assertEqual(refused, set('"#%<>[\\]^`{|}'))
+        self.assert_is_name("client_name", partial(name_in_scope, True), alphabet, 256)
+        self.assert_is_name("identity", partial(name_in_grants, True), alphabet, 121)
+
+    def test_a_lenient_name_is_encoded_as_a_value(self) -> None:
+        device = Capability("AC1", "k", lenient_names=True)
+        device.allow_client_incoming("+1&a=b~c/d")
+        device.allow_client_outgoing("AP1")
+        token = device.generate_token(now=NOW)
+        name = "clientName=%2B1%26a%3Db%7Ec%2Fd"
+        scope = f"scope:client:incoming?{name} scope:client:outgoing?appSid=AP1&appParams=&{name}"
+        self.assertEqual(inspect_token(token)["claims"]["scope"], scope)
+
+    def test_lenient_names_is_a_bool_that_must_be_named(self) -> None:
+        def call(lenient_names: Any) -> None:
+            Capability("AC1", "k", lenient_names=lenient_names)
+
+        not_bools: list[Any] = [None, 0, 1, "", "yes", b"", []]
+        for bad in not_bools:
+            self.assert_refused(TypeError, "lenient_names", call, bad)
+        with self.assertRaises(TypeError):
+            Capability("AC1", "k", True)  # type: ignore[call-arg]
+
+    def test_an_error_about_a_name_says_the_ways_out_that_there_are(self) -> None:
+        encode, lenient = "encode_client_name", "lenient_names"
+        cases = [
+            ("agent-7", [encode, lenient]),
+            ("+14155550100", [encode, lenient]),
+            ("-" * 41, [lenient]),  # 123 once encoded
+            ("a b", [encode]),
+            ("é", [encode]),
+            ("\ud800", []),
+            ("", []),
+            ("a" * 122, []),
+        ]
+        for name, ways in cases:
+            with self.subTest(name=name), self.assertRaises(ValueError) as caught:
+                name_in_grants(False, name)
+            message = str(caught.exception)
+            self.assertEqual([w for w in (encode, lenient) if w in message], ways)
 
     def test_params_and_filters_map_str_to_str_or_int(self) -> None:
         capability = alice()
@@ -503,6 +551,7 @@ class SecretsTest(unittest.TestCase):
         events = capability.allow_event_stream
         access = capability.generate_access_token
         token, surrogate = capability.generate_token(), secret + "\ud800"
+        lenient_incoming = Capability(sid, lenient_names=True).allow_client_incoming
         other_name = partial(access, identity=sid)
         bad_name = partial(access, identity=secret + "-")
         parse, uri = ScopeURI.parse, f"scope:client:outgoing?appSid={app}"
@@ -525,6 +574,7 @@ class SecretsTest(unittest.TestCase):
             (ValueError, "api_key_secret", access, [key, surrogate]),
             (ValueError, "identity", other_name, [key, secret]),
             (ValueError, "identity", bad_name, [key, secret]),
+            (ValueError, "client_name", lenient_incoming, [secret + "%"]),
             (ValueError, "service", ScopeURI, [sid + " ", secret]),
             (ValueError, "params", ScopeURI, ["client", "outgoing", {surrogate: sid}]),
             (ValueError, "uri", parse, [f"{uri} {secret}"]),
@@ -1157,6 +1207,16 @@ class CommandLineTest(unittest.TestCase):
         token = capability.generate_token(now=NOW)  # for an hour, unless told
         self.assertEqual(run(*arguments.split()), (0, token + "\n", ""))
 
+    def test_generate_takes_lenient_names_if_told(self) -> None:
+        device = Capability("AC123123", AUTH_TOKEN, lenient_names=True)
+        device.allow_client_incoming("agent-7")
+        token = device.generate_token(now=NOW)
+        arguments = ["generate", "--incoming", "agent-7"]
+        self.assertEqual(run(*arguments, "--lenient-names"), (0, token + "\n", ""))
+        self.assert_fails(2, "client_name", *arguments)
+        access = ["generate", "--access", "--identity", "agent-7", "--outgoing", "AP1"]
+        self.assertEqual(run(*access, "--lenient-names").status, 0)
+
     def test_generate_access_prints_an_access_token(self) -> None:
         app = (OUTGOING, "AP123123", {"Foo": "Bar"})
         outgoing = "--outgoing AP123123 --param Foo=Bar"
@@ -1386,7 +1446,7 @@ class CommandLineTest(unittest.TestCase):
         for option in (
             "--incoming NAME", "--outgoing APP_SID", "--param KEY=VALUE", "--events",
             "--event-filter KEY=VALUE", "--ttl SECONDS", "--access", "--identity NAME",
-            "--push-credential CR_SID", "--region REGION",
+            "--push-credential CR_SID", "--region REGION", "--lenient-names",
         ):  # fmt: skip
             self.assertRegex(output, rf"\n  {option}\s+\w+")
         self.assertIn("default: 3600", output)
@@ -1787,6 +1847,20 @@ def allowed(
     return capability
 
 
+def name_in_scope(lenient: bool, name: str) -> str:
+    """The client name in the scope of a token that was made with it."""
+    device = Capability("AC1", "k", lenient_names=lenient)
+    device.allow_client_incoming(name)
+    ((_, _, params),) = meaning(device.generate_token(now=NOW), "k")
+    return str(params["clientName"])
+
+
+def name_in_grants(lenient: bool, name: str) -> str:
+    device = Capability("AC1", lenient_names=lenient)
+    token = device.generate_access_token("SK1", "k", identity=name, now=NOW)
+    return str(verify_token(token, "k", now=NOW)["grants"]["identity"])
+
+
 def both_tokens(capability: Capability) -> tuple[str, str]:
     access_token = capability.generate_access_token("SK1", "k", now=NOW)
     return capability.generate_token(now=NOW), access_token
@@ -2100,8 +2174,8 @@ NOT_SIDS = [
     "XXé1", "XX\u0661", "XX\ud800", "xXX1", "1XX1", "x" * 99,
 ]
 NOT_NAMES = [
-    "", "a b", "a\n", "\na", " a", "a-b", "a.b", "é", "\uff21", "\u0661", "\ud800", "a\0",
-    "a" * 257,
+    "", "a b", "a\n", "\na", " a", "a%20b", 'a"b', "a{", "a\x7f", "é", "\uff21", "\u0661",
+    "\ud800", "a\0",
 ]
 NOT_ENCODED_NAMES = [
     "", "client:", "client:client:a", "_", "a_", "a_4", "a__41", "_4G", "_+4", "_ 4", "a-b",

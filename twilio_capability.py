@@ -63,9 +63,14 @@ _PUSH_CREDENTIAL_SID = re.compile("CR[A-Za-z0-9]+")
 # Such as us1, ie1, au1: Twilio's page "Manage Regional API Credentials".
 _REGION = re.compile("[a-z]{2}[0-9]")
 
-# Twilio's page "Capability Tokens for Twilio Client"; the length is error 31105's.
-_CLIENT_NAME = re.compile("[A-Za-z0-9_]{1,256}")
-_MAX_CLIENT_NAME = 256
+# Client names: Twilio's pages "Capability Tokens for Twilio Client" and "Access Tokens"
+# promise the first alphabet. Its servers refuse what is not of the second, which is
+# printable ASCII without the space, delims and unwise characters of RFC 2396, section
+# 2.4.3 (error 31105).
+_CLIENT_NAME = re.compile("[A-Za-z0-9_]+")
+_LENIENT_NAME = re.compile(r"[A-Za-z0-9_!$&'()*+,\-./:;=?@~]+")
+_MAX_CLIENT_NAME = 256  # error 31105
+_MAX_IDENTITY = 121  # in access tokens: Twilio's pages on the Voice SDKs
 
 # The service and the privilege of a scope URI, and those that there are.
 _SCOPE_WORD = re.compile("[A-Za-z0-9_.-]+")
@@ -152,18 +157,30 @@ class ScopeURI:
 
 
 class Capability:
-    """What one device may do with Twilio Client, to be written as a token.
+    r"""What one device may do with Twilio Client, to be written as a token.
 
     `account_sid` is ``AC`` and one or more of ``A-Za-z0-9``; `auth_token`, a non-empty
     str, signs capability tokens. It opens the whole account: access tokens, which need
     only an API key that can be revoked by itself, are safer.
 
+    A client name is 1 to 256 of ``A-Za-z0-9_``, in an access token at most 121, as
+    Twilio's pages have it; encode_client_name makes one of any text. With
+    `lenient_names`, a bool, it may have all that Twilio's servers are known to take,
+    such as ``agent-7``: printable ASCII but space and ``"#%<>[\]^`{|}``.
+
     Raises TypeError and ValueError, as do the methods. Threads that only generate may
     share an object, since generating changes nothing.
     """
 
-    def __init__(self, account_sid: str, auth_token: str | None = None) -> None:
+    def __init__(
+        self,
+        account_sid: str,
+        auth_token: str | None = None,
+        *,
+        lenient_names: bool = False,
+    ) -> None:
         self._account_sid = _matching("account_sid", account_sid, _ACCOUNT_SID)
+        self._lenient_names: bool = _plain("lenient_names", lenient_names, bool)
 
         self._key: bytes | None = None
         if auth_token is not None:
@@ -175,10 +192,16 @@ class Capability:
         self._permissions: tuple[tuple[str, str, Any], ...] = ()
 
     def allow_client_incoming(self, client_name: str) -> None:
-        """Let the device be called as `client_name`: 1 to 256 of ``A-Za-z0-9_``."""
-        client_name = _matching("client_name", client_name, _CLIENT_NAME)
+        """Let the device be called as `client_name`, for which see Capability."""
+        client_name = _checked_name(
+            "client_name", client_name, _MAX_CLIENT_NAME, self._lenient_names
+        )
 
-        query = "clientName=" + client_name
+        # Only a lenient name can have anything to encode, and looking takes time.
+        encoded = client_name
+        if self._lenient_names:
+            encoded = _percent_encoded(client_name)
+        query = "clientName=" + encoded
         self._permissions += ((_INCOMING, query, client_name),)
 
     def allow_client_outgoing(
@@ -294,9 +317,17 @@ class Capability:
             region = _matching("region", region, _REGION)
 
         names = {grant for scope, _, grant in self._permissions if scope == _INCOMING}
+        for client_name in names:
+            if len(client_name) > _MAX_IDENTITY:
+                raise ValueError(
+                    f"client_name must be 1 to {_MAX_IDENTITY} characters long in an "
+                    "access token"
+                )
         may_be_called = bool(names)
         if identity is not None:
-            names.add(_matching("identity", identity, _CLIENT_NAME))
+            names.add(
+                _checked_name("identity", identity, _MAX_IDENTITY, self._lenient_names)
+            )
         if len(names) != 1:
             raise ValueError(
                 f"identity must be one name, equal to client_name: got {len(names)}"
@@ -669,6 +700,25 @@ def _matching(argument: str, value: str, pattern: re.Pattern[str]) -> str:
     return text
 
 
+def _checked_name(argument: str, value: str, most: int, lenient: bool) -> str:
+    """Return `value`, a client name of at most `most` characters."""
+    name: str = _plain(argument, value, str)
+    if not 1 <= len(name) <= most:
+        raise ValueError(f"{argument} must be 1 to {most} characters long")
+
+    allowed = _LENIENT_NAME if lenient else _CLIENT_NAME
+    if allowed.fullmatch(name):
+        return name
+
+    message = f"{argument} must match {allowed.pattern}"
+    encoded = _or_none(encode_client_name, name)
+    if encoded is not None and len(encoded) <= most:
+        message += "; encode_client_name makes such a name of any text"
+    if _LENIENT_NAME.fullmatch(name):
+        message += "; Capability(..., lenient_names=True) takes this one as it is"
+    raise ValueError(message)
+
+
 def _signing_key(argument: str, secret: str) -> bytes:
     secret = _text(argument, secret)
     if not secret:
@@ -845,6 +895,11 @@ def _parser() -> ArgumentParser:
         **many,
     )
     generate.add_argument(
+        "--lenient-names",
+        action="store_true",
+        help="take names that Twilio does not promise to take, such as agent-7",
+    )
+    generate.add_argument(
         "--ttl",
         metavar="SECONDS",
         type=int,
@@ -893,7 +948,9 @@ def _generate(given: Namespace) -> str:
     filters = _each_once("--event-filter", given.event_filter)
 
     auth_token = None if given.access else _variable("TWILIO_AUTH_TOKEN")
-    capability = Capability(_variable("TWILIO_ACCOUNT_SID"), auth_token)
+    capability = Capability(
+        _variable("TWILIO_ACCOUNT_SID"), auth_token, lenient_names=given.lenient_names
+    )
     for client_name in given.incoming:
         capability.allow_client_incoming(client_name)
     for application_sid in given.outgoing:
