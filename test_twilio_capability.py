@@ -130,7 +130,7 @@ class CapabilityTokenTest(unittest.TestCase):
         rng = random.Random(20260101)
         for _ in range(500):
             calls = [some_call(rng) for _ in range(rng.randrange(5))]
-            secret = some_text(rng) * rng.randrange(1, 9) or "k"
+            secret = (some_text(rng) * rng.randrange(1, 9)).strip() or "k"
             ttl, now = rng.randrange(1, 86401), rng.randrange(2**40)
             token = allowed(*calls, auth_token=secret).generate_token(ttl, now=now)
             scopes = expected_scopes(calls)
@@ -278,7 +278,9 @@ class InputRulesTest(unittest.TestCase):
         )
         self.assert_takes(LETTERS_AND_DIGITS[52:], call, "ie")
 
-    def test_a_secret_is_text_that_is_not_empty(self) -> None:
+    def test_a_secret_is_text_that_is_not_empty_nor_read_with_its_line_break(
+        self,
+    ) -> None:
         token = Capability("AC1", "k").generate_token()
         access_token = allowed((INCOMING, "a")).generate_access_token
         calls: list[tuple[str, Call]] = [
@@ -291,8 +293,13 @@ class InputRulesTest(unittest.TestCase):
                 self.assert_refused(TypeError, argument, call, bad)
             for bad in ["", "\ud800", "secret\udfff", "\ud800😀", "😀\udc00"]:
                 self.assert_refused(ValueError, argument, call, bad)
+            for bad in ["k\n", "k\r\n", " k", "k ", "\tk", "k\xa0", "\u2003k", " "]:
+                self.assert_refused(ValueError, argument, call, bad)
+            with self.assertRaisesRegex(ValueError, "line break"):
+                call("secret\n")
         for argument, call in calls[1:]:
             self.assert_refused(TypeError, argument, call, None)
+        Capability("AC1", "in the middle\nit may be")
 
     def test_a_capability_token_needs_an_auth_token(self) -> None:
         self.assert_refused(ValueError, "auth_token", Capability("AC1").generate_token)

@@ -720,9 +720,16 @@ def _checked_name(argument: str, value: str, most: int, lenient: bool) -> str:
 
 
 def _signing_key(argument: str, secret: str) -> bytes:
+    """Return the key for HMAC that is made from `secret`, a non-empty str."""
     secret = _text(argument, secret)
     if not secret:
+        # An empty key signs, and verifies, anything.
         raise ValueError(f"{argument} must not be empty")
+    if secret != secret.strip():
+        raise ValueError(
+            f"{argument} must not begin or end with white space: was it read with its "
+            "line break?"
+        )
     return secret.encode()
 
 
