@@ -1160,6 +1160,20 @@ class AccessTokenTest(unittest.TestCase):
             voice = {"outgoing": {"application_sid": "AP1", "params": params}}
             self.assertEqual(claims["grants"]["voice"], voice)
 
+    def test_an_int_that_javascript_would_change_is_refused(self) -> None:
+        for value in (2**53, -(2**53)):
+            claims = self.claims(allowed((OUTGOING, "AP1", {"a": value})), identity="a")
+            params = claims["grants"]["voice"]["outgoing"]["params"]
+            self.assertEqual(params, {"a": value})
+        for value in (2**53 + 1, -(2**53) - 1, 10**400):
+            device = allowed((OUTGOING, "AP1", {"b": "c", "a": value}))
+            with self.assertRaisesRegex(ValueError, r"\bparams\b.*must.*as a str"):
+                self.claims(device, identity="a")
+            ((_, _, params),) = meaning(device.generate_token(now=NOW), "k")
+            self.assertEqual(params["appParams"]["a"], str(value))  # it is text there
+            as_text = allowed((OUTGOING, "AP1", {"a": str(value)}))
+            self.claims(as_text, identity="a")
+
     def test_the_auth_token_is_not_used(self) -> None:
         self.assertEqual(self.claims(alice("secret")), self.claims(alice(None)))
 

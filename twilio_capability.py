@@ -80,7 +80,7 @@ _SUBSCRIBE = "stream:subscribe"
 _EVENTS_PATH = "path=%2F2010-04-01%2FEvents"
 
 # Every JSON reader has the integers up to here (RFC 8259, section 6).
-_MAX_SECONDS = 2**53
+_MAX_JSON_INT = 2**53
 
 
 class InvalidTokenError(ValueError):
@@ -341,6 +341,15 @@ class Capability:
                 "application_sid must be one, with its params, in an access token"
             )
 
+        for application in applications:
+            for value in application.get("params", {}).values():
+                if type(value) is int and abs(value) > _MAX_JSON_INT:
+                    raise ValueError(
+                        "params value must be an int of at most 2**53 either way in an "
+                        "access token, as JavaScript changes larger ones: give it as "
+                        "a str"
+                    )
+
         if any(scope == _SUBSCRIBE for scope, _, _ in self._permissions):
             raise ValueError("an access token carries no event stream: allow none")
 
@@ -459,7 +468,7 @@ def verify_token(
     """
     header, payload, signature = _segments(token)
     key = _signing_key("secret", secret)
-    leeway = _seconds("leeway", leeway, 0, _MAX_SECONDS, int, float)
+    leeway = _seconds("leeway", leeway, 0, _MAX_JSON_INT, int, float)
     now = _clock(now)
 
     expected = _signature(header + b"." + payload, key)
@@ -500,7 +509,7 @@ def _check_header(header: dict[str, Any]) -> None:
 def _check_times(claims: dict[str, Any], leeway: float, now: int) -> None:
     """Check that the token has begun and not ended at `now`, give or take `leeway`."""
     exp = claims.get("exp")
-    if type(exp) is not int or abs(exp) > _MAX_SECONDS:
+    if type(exp) is not int or abs(exp) > _MAX_JSON_INT:
         raise InvalidTokenError("exp must be an int of seconds, up to 2**53")
 
     nbf = claims.get("nbf", 0)
@@ -765,7 +774,7 @@ def _clock(now: float | None) -> int:
     """Return the time in whole seconds since the epoch: `now`, or else the clock."""
     if now is None:
         return int(time.time())
-    return int(_seconds("now", now, 0, _MAX_SECONDS - MAX_TTL, int, float))
+    return int(_seconds("now", now, 0, _MAX_JSON_INT - MAX_TTL, int, float))
 
 
 # The command line. Nothing above calls it, and nothing else reads the environment,
