@@ -610,6 +610,16 @@ class SecretsTest(unittest.TestCase):
                 self.assertNotIn(token, str(error))
                 error = error.__cause__ or error.__context__
 
+    def test_a_repr_says_in_words_what_is_allowed(self) -> None:
+        cases: list[tuple[str, list[tuple[Any, ...]]]] = [
+            ("<Capability: nothing>", []),
+            ("<Capability: incoming>", [(INCOMING, "a"), (INCOMING, "b")]),
+            ("<Capability: incoming, outgoing>", [(INCOMING, "a"), (OUTGOING, "AP1")]),
+            ("<Capability: event stream, outgoing>", [(EVENTS,), (OUTGOING, "AP1")]),
+        ]
+        for words, calls in cases:
+            self.assertEqual(repr(allowed(*calls)), words)
+
     def test_no_repr_shows_them(self) -> None:
         calls = [(INCOMING, self.SECRET), (OUTGOING, self.APP, {"a": self.KEY})]
         capability = allowed(*calls, sid=self.SID, auth_token=self.SECRET)

@@ -77,6 +77,7 @@ _SCOPE_WORD = re.compile("[A-Za-z0-9_.-]+")
 _INCOMING = "client:incoming"
 _OUTGOING = "client:outgoing"
 _SUBSCRIBE = "stream:subscribe"
+_IN_WORDS = {_INCOMING: "incoming", _OUTGOING: "outgoing", _SUBSCRIBE: "event stream"}
 _EVENTS_PATH = "path=%2F2010-04-01%2FEvents"
 
 # Every JSON reader has the integers up to here (RFC 8259, section 6).
@@ -237,6 +238,10 @@ class Capability:
 
         query = _EVENTS_PATH + "&params=" + _percent_encoded(_form_encoded(filters))
         self._permissions += ((_SUBSCRIBE, query, None),)
+
+    def __repr__(self) -> str:
+        allowed = dict.fromkeys(_IN_WORDS[scope] for scope, _, _ in self._permissions)
+        return f"<Capability: {', '.join(allowed) or 'nothing'}>"
 
     def generate_token(
         self, ttl: int = DEFAULT_TTL, *, now: float | None = None
