@@ -1190,7 +1190,7 @@ class AccessTokenTest(unittest.TestCase):
     def test_what_it_cannot_carry_is_refused(self) -> None:
         is_alice, is_bob, events = (INCOMING, "Alice"), (INCOMING, "bob"), (EVENTS,)
         app, bare = (OUTGOING, "AP1", {"a": "1"}), (OUTGOING, "AP1")
-        two, none = "identity must be one.*2", "identity must be one.*0"
+        two, none = "identity must be one name", "identity must be given"
         one_app = "application_sid must be one"
         cases: list[tuple[str, list[tuple[Any, ...]], str | None]] = [
             (two, [is_alice, is_bob], None),
@@ -1320,7 +1320,7 @@ class CommandLineTest(unittest.TestCase):
             ("push_credential_sid must", "generate --access --push-credential s3cr3t"),
             ("region must", "generate --access --incoming a --region ireland"),
             ("identity must", "generate --access --identity a-b"),
-            ("identity must be one", "generate --access --outgoing AP1"),
+            ("identity must be given", "generate --access --outgoing AP1"),
             ("event stream", "generate --access --events --identity a"),
         ):
             self.assert_fails(2, reason, *arguments.split())
@@ -1730,9 +1730,12 @@ class ReadmeTest(unittest.TestCase):
         table = text.partition("## The rules on input")[2].partition("\n## ")[0]
         cells = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
         named = {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
-        functions = [value for value in vars(Capability).values() if callable(value)]
+        methods = {
+            name: value for name, value in vars(Capability).items() if name[0] != "_"
+        }
+        functions = [Capability.__init__, *methods.values(), ScopeURI.__init__]
         arguments: set[str] = set()
-        for function in [*functions, ScopeURI.__init__, verify_token]:
+        for function in [*functions, verify_token]:
             arguments.update(inspect.signature(function).parameters)
         self.assertEqual(named - {"ScopeURI"}, arguments - {"self", "token"})
 

@@ -321,50 +321,21 @@ class Capability:
         if region is not None:
             region = _matching("region", region, _REGION)
 
-        names = {grant for scope, _, grant in self._permissions if scope == _INCOMING}
-        for client_name in names:
-            if len(client_name) > _MAX_IDENTITY:
-                raise ValueError(
-                    f"client_name must be 1 to {_MAX_IDENTITY} characters long in an "
-                    "access token"
-                )
-        may_be_called = bool(names)
-        if identity is not None:
-            names.add(
-                _checked_name("identity", identity, _MAX_IDENTITY, self._lenient_names)
-            )
-        if len(names) != 1:
+        name = self._only_name(identity)
+        application = self._only_application()
+        if self._granted(_SUBSCRIBE):
             raise ValueError(
-                f"identity must be one name, equal to client_name: got {len(names)}"
+                "an access token must carry no event stream: make a capability token, "
+                "or do not call allow_event_stream"
             )
-
-        applications = [
-            grant for scope, _, grant in self._permissions if scope == _OUTGOING
-        ]
-        if any(application != applications[0] for application in applications):
-            raise ValueError(
-                "application_sid must be one, with its params, in an access token"
-            )
-
-        for application in applications:
-            for value in application.get("params", {}).values():
-                if type(value) is int and abs(value) > _MAX_JSON_INT:
-                    raise ValueError(
-                        "params value must be an int of at most 2**53 either way in an "
-                        "access token, as JavaScript changes larger ones: give it as "
-                        "a str"
-                    )
-
-        if any(scope == _SUBSCRIBE for scope, _, _ in self._permissions):
-            raise ValueError("an access token carries no event stream: allow none")
 
         # Twilio's guide "Migrate from Capability Tokens to Access Tokens" maps the
         # terms.
         voice: dict[str, Any] = {}
-        if may_be_called:
+        if self._granted(_INCOMING):
             voice["incoming"] = {"allow": True}
-        if applications:
-            voice["outgoing"] = applications[0]
+        if application is not None:
+            voice["outgoing"] = application
         if push_credential_sid is not None:
             voice["push_credential_sid"] = push_credential_sid
 
@@ -376,11 +347,59 @@ class Capability:
             "iss": api_key_sid,
             "sub": self._account_sid,
             "exp": issued + ttl,
-            "grants": {"identity": names.pop(), "voice": voice},
+            "grants": {"identity": name, "voice": voice},
         }
         key = _signing_key("api_key_secret", api_key_secret)
         encoded_header = _base64url(_to_json(header).encode())
         return _signed(encoded_header, _to_json(payload), key)
+
+    def _granted(self, scope: str) -> list[Any]:
+        """Return what an access token grants for each call that allowed `scope`."""
+        return [grant for allowed, _, grant in self._permissions if allowed == scope]
+
+    def _only_name(self, identity: str | None) -> str:
+        """Return the client name, or the identity, which must be the same."""
+        names = set(self._granted(_INCOMING))
+        if any(len(name) > _MAX_IDENTITY for name in names):
+            raise ValueError(
+                f"client_name must be 1 to {_MAX_IDENTITY} characters long in an "
+                "access token"
+            )
+        if identity is not None:
+            names.add(
+                _checked_name("identity", identity, _MAX_IDENTITY, self._lenient_names)
+            )
+
+        if not names:
+            raise ValueError(
+                "identity must be given, since no client name is allowed: every access "
+                "token names its device"
+            )
+        if len(names) > 1:
+            raise ValueError(
+                "identity must be one name, the same as client_name, in an access "
+                "token: make one Capability for each device"
+            )
+        return str(names.pop())
+
+    def _only_application(self) -> dict[str, Any] | None:
+        """Return what an access token grants for outgoing calls, if any."""
+        applications = self._granted(_OUTGOING)
+        if not applications:
+            return None
+
+        if any(application != applications[0] for application in applications):
+            raise ValueError(
+                "application_sid must be one, with one set of params, in an access "
+                "token: make one Capability for each application"
+            )
+        for value in applications[0].get("params", {}).values():
+            if type(value) is int and abs(value) > _MAX_JSON_INT:
+                raise ValueError(
+                    "params value must be an int of at most 2**53 either way in an "
+                    "access token, as JavaScript changes larger ones: give it as a str"
+                )
+        return dict(applications[0])
 
 
 # Client names from anything.
@@ -479,7 +498,9 @@ def verify_token(
     expected = _signature(header + b"." + payload, key)
     if not hmac.compare_digest(expected, signature):
         raise InvalidSignatureError(
-            "signature mismatch: altered, or signed with another secret"
+            "signature mismatch: the token was altered or cut off, or signed with "
+            "another secret. A capability token is signed with the auth token, an "
+            "access token with its API key's secret"
         )
 
     if header != _CAPABILITY_HEADER:
@@ -508,25 +529,37 @@ def inspect_token(token: str) -> dict[str, Any]:
 
 def _check_header(header: dict[str, Any]) -> None:
     if header.get("alg") != "HS256" or "crit" in header:
-        raise InvalidTokenError("the header must have alg HS256 and no crit")
+        raise InvalidTokenError(
+            "the header must have alg HS256 and no crit, as every Twilio token has: "
+            "make a new token"
+        )
 
 
 def _check_times(claims: dict[str, Any], leeway: float, now: int) -> None:
     """Check that the token has begun and not ended at `now`, give or take `leeway`."""
     exp = claims.get("exp")
     if type(exp) is not int or abs(exp) > _MAX_JSON_INT:
-        raise InvalidTokenError("exp must be an int of seconds, up to 2**53")
+        raise InvalidTokenError(
+            "exp must be an int of seconds since the epoch, up to 2**53: make a new "
+            "token"
+        )
 
     nbf = claims.get("nbf", 0)
     if type(nbf) not in (int, float):
-        raise InvalidTokenError("nbf must be a number of seconds")
+        raise InvalidTokenError(
+            "nbf must be a number of seconds since the epoch: make a new token, best "
+            "without it"
+        )
 
     if exp + leeway <= now:
         expired = _iso8601(exp) or exp
-        raise ExpiredTokenError(f"the token expired at {expired}: get a new one")
+        raise ExpiredTokenError(f"the token expired at {expired}: make a new one")
 
     if now + leeway < nbf:
-        raise InvalidTokenError("the token is not valid yet (nbf): compare the clocks")
+        raise InvalidTokenError(
+            "the token is not valid yet (nbf): compare the clocks of the two machines, "
+            "or allow some leeway"
+        )
 
 
 def _iso8601(seconds: int) -> str | None:
