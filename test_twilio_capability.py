@@ -1019,34 +1019,226 @@ class VerifyTokenTest(unittest.TestCase):
 
 
 class InspectTokenTest(unittest.TestCase):
-    def test_header_and_claims_are_shown_whatever_the_signature(self) -> None:
-        token = alice().generate_token(600, now=0)
-        header = {"typ": "JWT", "alg": "HS256"}
-        claims = json.loads(decoded(token.split(".")[1]))
-        for other in (token, token[:-9], token.rpartition(".")[0] + "."):
-            self.assertEqual(inspect_token(other), {"header": header, "claims": claims})
+    """A report says why Twilio refuses a token; nobody has checked its signature."""
 
-    def test_any_algorithm_and_any_claims_are_shown(self) -> None:
-        token = mint('{"exp":"soon"}', header='{"alg":"none","crit":[]}')
-        header, claims = {"alg": "none", "crit": []}, {"exp": "soon"}
-        self.assertEqual(inspect_token(token), {"header": header, "claims": claims})
+    def test_the_report_of_a_capability_token(self) -> None:
+        calls = [
+            (INCOMING, "a"),
+            (OUTGOING, REAL_APP, {"b": "c d"}),
+            (EVENTS, {"e": "f"}),
+        ]
+        device = allowed(*calls, sid=REAL_ACCOUNT)
+        token = device.generate_token(now=NOW)
+        incoming = {"clientName": "a"}
+        outgoing = {"appSid": REAL_APP, "appParams": {"b": "c d"}, "clientName": "a"}
+        stream = {"path": "/2010-04-01/Events", "params": {"e": "f"}}
+        report = {
+            "kind": "capability",
+            "header": {"typ": "JWT", "alg": "HS256"},
+            "claims": json.loads(decoded(token.split(".")[1])),
+            "scopes": [
+                {"service": "client", "privilege": "incoming", "params": incoming},
+                {"service": "client", "privilege": "outgoing", "params": outgoing},
+                {"service": "stream", "privilege": "subscribe", "params": stream},
+            ],
+            "expires": "2026-01-01T01:00:00Z",
+            "expired": False,
+            "signature": "not checked",
+            "problems": [],
+        }
+        inspected = inspect_token(token, now=NOW)
+        self.assertEqual(json.dumps(inspected), json.dumps(report))
+
+    def test_the_report_of_an_access_token(self) -> None:
+        *_, token = REGIONAL_ACCESS_TOKENS[0]
+        report = inspect_token(token, now=NOW)
+        self.assertEqual(report["kind"], "access")
+        self.assertEqual(report["header"]["twr"], "ie1")
+        self.assertEqual(report["claims"]["iss"], REGIONAL_ACCESS_TOKENS[0][0][1])
+        self.assertEqual(report["scopes"], [])
+        self.assertEqual(report["problems"], [])
+
+    def test_good_tokens_have_no_problem(self) -> None:
+        tokens = {**REAL_TOKENS, "ours": good_token("capability")}
+        tokens["ours, access"] = good_token("access")
+        for *_, options, token in REGIONAL_ACCESS_TOKENS:
+            tokens[f"php, {options}"] = token
+        for name, token in tokens.items():
+            with self.subTest(name):
+                self.assertEqual(inspect_token(token, now=NOW)["problems"], [])
+
+    def assert_problems(
+        self, kind: str, place: str, value: Any, expected: list[str]
+    ) -> None:
+        with self.subTest(kind=kind, place=place, value=value):
+            token = good_token(kind, {place: value})
+            self.assertEqual(inspect_token(token, now=NOW)["problems"], expected)
+
+    def test_each_fault_is_a_problem_with_its_place_and_its_codes(self) -> None:
+        for place, values, words, *columns in FAULTS:
+            for kind, codes in zip(("capability", "access"), columns):
+                if kind == "capability" and place == "claims.grants":
+                    continue  # with that it is an access token
+                expected = [] if codes is None else [problem(place, words, codes)]
+                for value in values:
+                    self.assert_problems(kind, place, value, expected)
+
+    def test_the_issuer_is_the_account_or_in_an_access_token_the_api_key(self) -> None:
+        for kind, values, words, codes in ISS_FAULTS:
+            for value in values:
+                expected = [problem("claims.iss", words, codes)]
+                self.assert_problems(kind, "claims.iss", value, expected)
+
+    def test_each_fault_of_a_scope_is_a_problem_with_its_place(self) -> None:
+        for uris, place, words, codes in SCOPE_FAULTS:
+            expected = [problem("scopes[1]" + place, words, codes)] if words else []
+            for uri in uris:
+                scope = f"scope:client:incoming?clientName=a {uri}"
+                self.assert_problems("capability", "claims.scope", scope, expected)
+
+    def test_a_signature_is_43_characters_of_base64url(self) -> None:
+        words = "must be 43 characters of base64url; it is cut off, padded or not made by HS256"
+        codes = {"capability": "31202", "access": "20107"}
+        codes["unknown"] = "31202, 20107"
+        for kind in codes:
+            token = good_token(kind) if kind != "unknown" else mint({})
+            start, signature = token.rsplit(".", 1)
+            known = inspect_token(token, now=NOW)["problems"]
+            for bad in ("", signature[:-1], signature + "=", signature + "A", "*" * 43):
+                problems = inspect_token(f"{start}.{bad}", now=NOW)["problems"]
+                expected = [problem("signature", words, codes[kind]), *known]
+                self.assertEqual(problems, expected)
+            for other in (mint({}, "x"), "A" * 43):
+                other = f"{start}.{other.rpartition('.')[2]}"
+                self.assertEqual(inspect_token(other, now=NOW)["problems"], known)
+
+    def test_of_a_token_of_unknown_kind_only_three_places_are_judged(self) -> None:
+        words = "must have scope or grants; without them it is not a Twilio voice token"
+        unknown = problem("claims", words, "31204, 20101")
+        alg = problem("header.alg", "must be HS256; make a new token", "31204, 20102")
+        for header, problems in ((HEADER, [unknown]), ('{"typ":1}', [alg, unknown])):
+            report = inspect_token(mint({"iss": 1, "aud": 1}, header=header))
+            self.assertEqual(report["kind"], "unknown")
+            self.assertEqual(report["problems"], problems)
+
+    def test_what_kind_a_token_is_of(self) -> None:
+        for kind, header, claims in (
+            ("access", ACCESS_HEADER, {}),
+            ("access", ACCESS_HEADER, {"scope": ""}),
+            ("access", HEADER, {"grants": None}),
+            ("access", HEADER, {"scope": "", "grants": {}}),
+            ("capability", HEADER, {"scope": None}),
+            ("capability", '{"cty":"JWT"}', {"scope": ""}),
+            ("unknown", '{"cty":["twilio-fpa;v=1"]}', {"exp": 1}),
+        ):
+            token = mint(claims, header=header)
+            self.assertEqual(inspect_token(token)["kind"], kind)
+
+    def test_several_faults_are_several_problems_in_the_order_of_the_table(
+        self,
+    ) -> None:
+        faults: dict[str, Any] = {
+            "claims.scope": "x scope:client:outgoing?appSid=x&appParams=y&clientName=%22",
+            "claims.exp": NOW - 1,
+            "header.alg": "none",
+        }
+        report = inspect_token(good_token("capability", faults), now=NOW)
+        places = [line.partition(":")[0] for line in report["problems"]]
+        params = [
+            f"scopes[1].params.{name}" for name in ("clientName", "appSid", "appParams")
+        ]
+        self.assertEqual(places, ["header.alg", "claims.exp", "scopes[0]", *params])
+
+        faults = {
+            "claims.grants.voice": {"push_credential_sid": "x"},
+            "claims.grants.identity": "",
+            "claims.iss": REAL_ACCOUNT,
+        }
+        report = inspect_token(good_token("access", faults), now=NOW)
+        places = [line.partition(":")[0] for line in report["problems"]]
+        voice = "claims.grants.voice"
+        expected = ["claims.iss", "claims.grants.identity", voice]
+        self.assertEqual(places, [*expected, voice + ".push_credential_sid"])
+
+    def test_it_says_when_a_token_expires(self) -> None:
+        for exp, expires, expired in EXPIRIES:
+            for now in (NOW, NOW + 0.999):
+                report = inspect_token(mint(f'{{"exp":{exp}}}'), now=now)
+                with self.subTest(exp=exp[:20]):
+                    self.assertEqual(report["expires"], expires)
+                    self.assertIs(report["expired"], expired)
+        report = inspect_token(mint("{}"), now=NOW)
+        self.assertEqual((report["expires"], report["expired"]), (None, None))
+
+    def test_the_clock_is_asked_unless_now_is_given(self) -> None:
+        token = good_token("capability")
+        self.assertIs(inspect_token(token, now=0)["expired"], False)
+        with clock(NOW + 3600):
+            self.assertIs(inspect_token(token)["expired"], True)
+
+    def test_a_scope_is_taken_apart_where_it_can_be_read(self) -> None:
+        scope = {"service": "a", "privilege": "b"}
+        half = {"service": "a", "privilege": "c", "params": {"appParams": "x"}}
+        cases: list[tuple[Any, list[Any]]] = [
+            ("scope:a:b", [{**scope, "params": {}}]),
+            ("scope:a:b?c=d%3De", [{**scope, "params": {"c": "d=e"}}]),
+            ("scope:a:b?params=a%3Db", [{**scope, "params": {"params": {"a": "b"}}}]),
+            ("x scope:a:c?appParams=x", [{"unreadable": "x"}, half]),
+            *((nothing, []) for nothing in ("", " ", 7, ["scope:a:b"], None)),
+        ]
+        for given, scopes in cases:
+            self.assertEqual(inspect_token(mint({"scope": given}))["scopes"], scopes)
+
+    def test_text_with_something_around_the_token_is_refused_with_the_cause(
+        self,
+    ) -> None:
+        token = good_token("capability")
+        cases = [
+            ("empty", ["", " ", "\n"]),
+            (
+                "quotes",
+                [f'"{token}"', f"'{token}'", f"b'{token}'", f"`{token}`", token + '"'],
+            ),
+            (
+                "JSON",
+                [f'{{"token": "{token}"}}', json.dumps({"a": {"b": token}}, indent=1)],
+            ),
+            ("Bearer", ["Bearer " + token, "bearer " + token]),
+            ("Bearer", ["Authorization: Bearer " + token, "Bearer%20" + token]),
+            (
+                "line break",
+                [token + "\n", token[:50] + "\r\n" + token[50:], " " + token],
+            ),
+            ("percent-encoded", [token.replace(".", "%2E"), token + "%3D"]),
+            ("cut off", [token[:50], token.rpartition(".")[0], "eyJ", "a.b"]),
+            ("encrypted", ["a.b.c.d.e"]),
+            ("more segments", [token + ".a", "a.b.c.d.e.f", "." * 9999]),
+            ("other characters", ["é.b.c", "\ud800.b.c", "a.b.é"]),
+        ]
+        for cause, texts in cases:
+            for text in texts:
+                with self.subTest(text=text):
+                    with self.assertRaisesRegex(InvalidTokenError, cause) as caught:
+                        inspect_token(text)
+                    self.assertIs(type(caught.exception), InvalidTokenError)
+                    self.assertIsNone(caught.exception.__context__)
+
+    def test_what_is_not_a_json_object_is_refused(self) -> None:
+        cases = [("header", bad) for bad in ("..", mint("{}", header="[]"))]
+        cases.append(("header", mint("[]", header="[]")))
+        for bad in ("[]", DEEP, '{"":' * 9000, '{"x":' + "9" * 40000 + "e999}"):
+            cases.append(("payload", mint(bad)))
+        for part, token in [*cases, ("payload", mint("[" * 20000 + "]" * 20000))]:
+            reason = rf"\b{part}\b.*JSON object"
+            with self.assertRaisesRegex(InvalidTokenError, reason) as caught:
+                inspect_token(token)
+            self.assertIsNone(caught.exception.__context__)
 
     @unittest.skipIf(sys.flags.optimize > 1, "python -OO drops docstrings")
     def test_its_docstring_says_that_nothing_is_checked(self) -> None:
         self.assertIn("NOT checked", inspect_token.__doc__ or "")
 
-    def test_what_cannot_be_read_is_an_invalid_token(self) -> None:
-        cases = [("segments", bad) for bad in ("", "a.b", "a.b.c.d.e", "\ud800.b.c")]
-        for bad in (mint("{}", header="[]"), mint("[]", header="[]"), ".."):
-            cases.append((r"header\b.*JSON object", bad))
-        for bad in ("[]", DEEP, '{"":' * 9000, '{"x":' + "9" * 40000 + "e999}"):
-            cases.append((r"payload\b.*JSON object", mint(bad)))
-        for reason, token in [*cases, ("payload", mint("[" * 20000 + "]" * 20000))]:
-            with self.assertRaisesRegex(InvalidTokenError, reason) as caught:
-                inspect_token(token)
-            self.assertIsNone(caught.exception.__context__)
-
-    def test_nothing_but_an_invalid_token_error_gets_out(self) -> None:
+    def test_nothing_but_an_invalid_token_error_gets_out_for_any_text(self) -> None:
         rng = random.Random(2026)
         token = alice().generate_token()
         pieces = [*'{}[]":,\\-é\0', "\\ud800", "1e999", "NaN"]
@@ -1059,9 +1251,23 @@ class InspectTokenTest(unittest.TestCase):
             damaged = mutated(token, rng, BASE64URL + ".=é")
             for text in (mint(payload), damaged, "".join(noise)):
                 with contextlib.suppress(InvalidTokenError):
-                    self.assertEqual(set(inspect_token(text)), {"header", "claims"})
+                    self.assertEqual(inspect_token(text)["signature"], "not checked")
                     read += 1
         self.assertGreater(read, 300)
+
+    def test_nothing_at_all_gets_out_for_strange_json(self) -> None:
+        rng = random.Random(7519)
+        signature = "." + "A" * 43
+        for _ in range(10000):
+            kind = rng.choice(["capability", "access"])
+            changes = {}
+            for _ in range(rng.randrange(1, 4)):
+                changes[rng.choice(STRANGE_PLACES)] = rng.choice(STRANGE_VALUES)
+            header, claims = good_parts(kind, changes)
+            segments = [segment(header), segment(claims)]
+            report = inspect_token(".".join(segments) + signature, now=NOW)
+            for line in report["problems"]:
+                self.assertRegex(line, PROBLEM)
 
 
 class AccessTokenTest(unittest.TestCase):
@@ -1268,11 +1474,10 @@ class CommandLineTest(unittest.TestCase):
     def test_a_kind_of_token_needs_no_variable_of_the_other(self) -> None:
         plain = without("TWILIO_API_KEY", without("TWILIO_API_SECRET"))
         self.assertEqual(run("generate", "--incoming", "a", env=plain).status, 0)
-        access = ["generate", "--access", "--identity", "a"]
+        access = ["generate", "--access", "--incoming", "a"]
         self.assertEqual(run(*access, env=without("TWILIO_AUTH_TOKEN")).status, 0)
 
     def test_a_missing_or_empty_variable_is_named(self) -> None:
-        access_token = alice().generate_access_token("SK123123", API_SECRET)
         plain = ["generate", "--incoming", "a"]
         access = [*plain, "--access"]
         for name, arguments in (
@@ -1281,8 +1486,6 @@ class CommandLineTest(unittest.TestCase):
             ("TWILIO_AUTH_TOKEN", plain),
             ("TWILIO_API_KEY", access),
             ("TWILIO_API_SECRET", access),
-            ("TWILIO_AUTH_TOKEN", ["verify", alice(AUTH_TOKEN).generate_token()]),
-            ("TWILIO_API_SECRET", ["verify", access_token]),
         ):
             self.assert_fails(2, name, *arguments, env=without(name))
             self.assert_fails(2, name, *arguments, env={**ENVIRONMENT, name: ""})
@@ -1317,9 +1520,12 @@ class CommandLineTest(unittest.TestCase):
             ("-credential needs --access", "generate --events --push-credential="),
             ("--region needs --access", "generate --events --region ie1"),
             ("--region needs --access", "generate --events --region="),
-            ("push_credential_sid must", "generate --access --push-credential s3cr3t"),
+            (
+                "push_credential_sid must",
+                "generate --access --incoming a --push-credential s3cr3t",
+            ),
             ("region must", "generate --access --incoming a --region ireland"),
-            ("identity must", "generate --access --identity a-b"),
+            ("identity must", "generate --access --outgoing AP1 --identity a-b"),
             ("identity must be given", "generate --access --outgoing AP1"),
             ("event stream", "generate --access --events --identity a"),
         ):
@@ -1342,39 +1548,53 @@ class CommandLineTest(unittest.TestCase):
         for stdin in (b"\xff", b"\xff.\xff.\xff"):
             self.assert_fails(1, "standard input", "verify", stdin=stdin)
 
-    def test_verify_reports_on_a_capability_token(self) -> None:
-        calls = [(INCOMING, "a"), (OUTGOING, "AP1", {"b": "c d"}), (EVENTS,)]
-        capability = allowed(*calls)
-        token = capability.generate_token(now=NOW)
-        incoming = {"clientName": "a"}
-        outgoing = {"appSid": "AP1", "appParams": {"b": "c d"}, "clientName": "a"}
-        stream = {"path": "/2010-04-01/Events", "params": {}}
-        report = {
-            **inspect_token(token),
-            "scopes": [
-                {"service": "client", "privilege": "incoming", "params": incoming},
-                {"service": "client", "privilege": "outgoing", "params": outgoing},
-                {"service": "stream", "privilege": "subscribe", "params": stream},
-            ],
-            "expires": "2026-01-01T01:00:00Z",
-            "expired": False,
-            "signature": "valid",
-        }
-        printed = json.dumps(report, indent=2) + "\n"
-        result = run("verify", token, env={"TWILIO_AUTH_TOKEN": "k"})
-        self.assertEqual(result, (0, printed, ""))
+    def test_inspect_prints_the_report_of_inspect_token(self) -> None:
+        for token in (good_token("capability"), good_token("access"), mint("{}")):
+            report = inspect_token(token, now=NOW)
+            printed = json.dumps(report, indent=2) + "\n"
+            self.assertEqual(run("inspect", token, env={}), (0, printed, ""))
 
-    def test_verify_reports_on_an_access_token(self) -> None:
-        token = alice().generate_access_token("SK123123", API_SECRET, now=NOW)
-        status, output, errors = run("verify", token)
-        report = json.loads(output)
-        self.assertEqual((status, errors), (0, ""))
-        self.assertEqual((report["signature"], report["scopes"]), ("valid", []))
-        self.assertEqual(report["claims"]["grants"]["identity"], "Alice")
+    def test_verify_prints_the_report_and_that_the_signature_is_valid(self) -> None:
+        for token in (
+            alice(AUTH_TOKEN).generate_token(now=NOW),
+            alice().generate_access_token("SK123123", API_SECRET, now=NOW),
+            mint({"exp": NOW + 60}, AUTH_TOKEN),
+        ):
+            report = {**inspect_token(token, now=NOW), "signature": "valid"}
+            printed = json.dumps(report, indent=2) + "\n"
+            self.assertEqual(run("verify", token), (0, printed, ""))
 
-    def test_verify_takes_the_api_secret_for_access_tokens_alone(self) -> None:
-        token = mint({"exp": NOW + 60}, AUTH_TOKEN, '{"alg":"HS256","cty":"JWT"}')
-        self.assertEqual(run("verify", token).status, 0)
+    def test_verify_prints_the_report_also_when_a_token_does_not_verify(self) -> None:
+        good = alice(AUTH_TOKEN)
+        for reason, signature, token in (
+            ("signature", "invalid", alice("other").generate_token(now=NOW)),
+            ("signature", "invalid", good.generate_token(now=NOW)[:-2]),
+            ("signature", "invalid", good.generate_access_token("SK1", "k", now=NOW)),
+            ("expired at 1970-01-01T01:00:00Z", "valid", good.generate_token(now=0)),
+            ("HS256", "valid", mint({"exp": NOW + 1}, AUTH_TOKEN, '{"alg":"none"}')),
+        ):
+            status, output, errors = run("verify", token)
+            report = {**inspect_token(token, now=NOW), "signature": signature}
+            self.assertEqual((status, json.loads(output)), (1, report))
+            self.assertRegex(errors, rf"\Atwilio-capability: [^\n]*{reason}[^\n]*\n\Z")
+
+    def test_verify_knows_an_access_token_by_its_kind(self) -> None:
+        claims = {"exp": NOW + 60, "grants": {}}
+        for header in (HEADER, ACCESS_HEADER, '{"alg":"HS256","cty":"JWT"}'):
+            self.assertEqual(run("verify", mint(claims, API_SECRET, header)).status, 0)
+        only = mint({"exp": NOW + 60}, API_SECRET, ACCESS_HEADER)
+        self.assertEqual(run("verify", only).status, 0)
+        other = mint({"exp": NOW + 60}, AUTH_TOKEN, '{"alg":"HS256","cty":"JWT"}')
+        self.assertEqual(run("verify", other).status, 0)
+
+    def test_verify_names_the_missing_variable_and_the_kind_that_needs_it(self) -> None:
+        for token, kind, name in (
+            (good_token("capability"), "a capability token", "TWILIO_AUTH_TOKEN"),
+            (good_token("access"), "an access token", "TWILIO_API_SECRET"),
+            (mint("{}"), "a token of unknown kind", "TWILIO_AUTH_TOKEN"),
+        ):
+            reason = f"this is {kind}: {name} must be set"
+            self.assert_fails(2, reason, "verify", token, env=without(name))
 
     def test_the_token_may_come_from_standard_input(self) -> None:
         token = alice(AUTH_TOKEN).generate_token(now=NOW)
@@ -1389,64 +1609,11 @@ class CommandLineTest(unittest.TestCase):
         self.assert_fails(1, "token", "verify", "", stdin=token)
         self.assert_fails(1, "token", "inspect", "", stdin=token)
 
-    def test_a_token_that_does_not_verify_is_status_1(self) -> None:
-        token = alice(AUTH_TOKEN).generate_token(now=NOW)
-        for other in (
-            token[:-2],
-            alice("other").generate_token(now=NOW),
-            alice(AUTH_TOKEN).generate_access_token("SK1", "k", now=NOW),
-            mint("no JSON"),
-        ):
-            self.assert_fails(1, "signature", "verify", other)
-        expired = alice(AUTH_TOKEN).generate_token(now=0)
-        self.assert_fails(1, "expired.*1970-01-01T01:00:00Z", "verify", expired)
+    def test_what_is_not_a_token_is_status_1(self) -> None:
         for bad in ("", "a", "a.b.c", mint("[]", AUTH_TOKEN), mint("{}", header="[]")):
             self.assert_fails(1, "token|header|payload", "verify", bad)
             self.assert_fails(1, "token|header|payload", "inspect", bad)
             self.assert_fails(1, "token|header|payload", "verify", "-", stdin=bad)
-
-    def test_inspect_reports_without_a_secret(self) -> None:
-        status, output, errors = run("inspect", alice().generate_token(now=0), env={})
-        self.assertEqual((status, errors), (0, ""))
-        report = json.loads(output)
-        self.assertEqual(report["signature"], "not checked")
-        self.assertEqual(report["expires"], "1970-01-01T01:00:00Z")
-        self.assertIs(report["expired"], True)
-
-    def test_inspect_says_when_a_token_expires(self) -> None:
-        cases: list[tuple[str, str | None, bool | None]] = [
-            *((exp, None, None) for exp in ('"soon"', "1.5", "true", "null")),
-            ("1767225599", "2025-12-31T23:59:59Z", True),
-            ("1767225600", "2026-01-01T00:00:00Z", True),
-            ("1767225601", "2026-01-01T00:00:01Z", False),
-            ("253402300799", "9999-12-31T23:59:59Z", False),
-            ("253402300800", None, False),
-            ("1767226200000", None, False),
-            ("1" + "0" * 400, None, False),
-            ("-1" + "0" * 400, None, True),
-            ("-1", "1969-12-31T23:59:59Z", True),
-        ]
-        for exp, expires, expired in cases:
-            for now in (NOW, NOW + 0.999):
-                output = run("inspect", mint(f'{{"exp":{exp}}}'), now=now).output
-                self.assertIn(f'"expires": {json.dumps(expires)},', output)
-                self.assertIn(f'"expired": {json.dumps(expired)},', output)
-        report = json.loads(run("inspect", mint("{}")).output)
-        self.assertEqual((report["expires"], report["expired"]), (None, None))
-
-    def test_inspect_takes_the_scope_apart_where_it_can_be_read(self) -> None:
-        scope = {"service": "a", "privilege": "b"}
-        unreadable = ["x", "scope:a:c?appParams=x"]
-        cases: list[tuple[Any, list[Any]]] = [
-            ("scope:a:b", [{**scope, "params": {}}]),
-            ("scope:a:b?c=d%3De", [{**scope, "params": {"c": "d=e"}}]),
-            ("scope:a:b?params=a%3Db", [{**scope, "params": {"params": {"a": "b"}}}]),
-            (" ".join(unreadable), [{"unreadable": uri} for uri in unreadable]),
-            *((no_text, []) for no_text in ("", 7, ["scope:a:b"], None)),
-        ]
-        for given, scopes in cases:
-            report = json.loads(run("inspect", mint({"scope": given})).output)
-            self.assertEqual(report["scopes"], scopes)
 
     def test_a_report_is_ascii(self) -> None:
         output = run("inspect", mint('{"x":"é\\ud800\\u009b☃"}')).output
@@ -2059,6 +2226,64 @@ def form(params: Mapping[str, str | int]) -> str:
     return "&".join(f"{quote(name)}={quote(str(params[name]))}" for name in params)
 
 
+# Tokens with SIDs of real length, and with faults put in.
+
+REAL_ACCOUNT = "AC" + "0123456789abcdef" * 2
+REAL_KEY = "SK" + "fedcba9876543210" * 2
+REAL_APP = "AP" + "0f1e2d3c4b5a6978" * 2
+REAL_CREDENTIAL = "CR" + "8796a5b4c3d2e1f0" * 2
+MISSING = object()
+PROBLEM = (
+    r"\A(header|signature|claims|scopes\[\d+\])(\.\w+)*: [ -~]+?"
+    r"( \(Twilio error \d{5}\)| \(Twilio errors \d{5}, \d{5}\))?\Z"
+)
+
+
+def good_parts(
+    kind: str, changes: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Header and claims without a fault, and then with values put in at places."""
+    header = {"typ": "JWT", "alg": "HS256"}
+    uri = f"scope:client:outgoing?appSid={REAL_APP}&appParams=a%3Db&clientName=a"
+    claims: dict[str, Any] = {"scope": uri, "iss": REAL_ACCOUNT, "exp": NOW + 600}
+    if kind == "access":
+        outgoing = {"application_sid": REAL_APP, "params": {"a": "b"}}
+        voice = {"incoming": {"allow": True}, "outgoing": outgoing}
+        voice["push_credential_sid"] = REAL_CREDENTIAL
+        header["cty"] = "twilio-fpa;v=1"
+        claims = {"iss": REAL_KEY, "sub": REAL_ACCOUNT, "exp": NOW + 600}
+        claims["grants"] = {"identity": "a", "voice": voice}
+
+    for place, value in changes.items():
+        holder: Any = {"header": header, "claims": claims}
+        *path, name = place.split(".")
+        for step in path:
+            holder = holder.get(step) if isinstance(holder, dict) else None
+        if isinstance(holder, dict):
+            holder.pop(name, None)
+            if value is not MISSING:
+                holder[name] = copy.deepcopy(value)
+    return header, claims
+
+
+def good_token(kind: str, changes: Mapping[str, Any] = MappingProxyType({})) -> str:
+    header, claims = good_parts(kind, changes)
+    return mint(claims, header=json.dumps(header))
+
+
+def segment(part: Mapping[str, Any]) -> str:
+    """Like mint, but fast enough for thousands of tokens."""
+    encoded = base64.urlsafe_b64encode(json.dumps(part).encode())
+    return encoded.rstrip(b"=").decode()
+
+
+def problem(place: str, words: str, codes: str) -> str:
+    if not codes:
+        return f"{place}: {words}"
+    errors = "errors" if "," in codes else "error"
+    return f"{place}: {words} (Twilio {errors} {codes})"
+
+
 # The command line, in this process and in its own.
 
 COMMAND = (sys.executable, str(MODULE))
@@ -2252,12 +2477,130 @@ NOT_OBJECTS = [
     )),
     b'{"alg":"HS256","exp":1767226200,"x":"\xed\xa0\x80"}',
 ]
+EXPIRIES: list[tuple[str, str | None, bool | None]] = [
+    *((exp, None, None) for exp in ('"soon"', "1.5", "true", "null")),
+    ("1767225599", "2025-12-31T23:59:59Z", True),
+    ("1767225600", "2026-01-01T00:00:00Z", True),
+    ("1767225601", "2026-01-01T00:00:01Z", False),
+    ("253402300799", "9999-12-31T23:59:59Z", False),
+    ("253402300800", None, False),
+    ("1767226200000", None, False),
+    ("1" + "0" * 400, None, False),
+    ("-1" + "0" * 400, None, True),
+    ("-1", "1969-12-31T23:59:59Z", True),
+]
 NOT_INTEGERS = [
     '"1767226200"', "1767226200.0", "1767226200.5", "1.7672262e9", "true", "false",
     "null", "[1767226200]", "{}", "1" + "0" * 400, "-1" + "0" * 400, "9007199254740993",
     "-9007199254740993",
 ]
 DEEP = "[" * 40000
+
+# What Twilio refuses: place, values, words, and the codes for a capability and an access
+# token: "" where Twilio names none, None where it is no problem.
+
+SID_WORDS = "must be the account's SID, AC and 32 hex digits"
+APP_WORDS = "must be the TwiML app's SID, AP and 32 hex digits"
+MAY_WORK = "may work, but Twilio promises only A-Za-z0-9_; use encode_client_name"
+FORM_WORDS = "must be form-encoded NAME=VALUE pairs; make a new token"
+PAST = "is past, since {}; make a new token, and check your server's clock"
+IDENTITY, VOICE = "claims.grants.identity", "claims.grants.voice"
+
+FAULTS: list[tuple[str, list[Any], str, str | None, str | None]] = [
+    ("header.alg", [MISSING, "none", "HS512", "hs256", ["HS256"], None],
+     "must be HS256; make a new token", "31204", "20102"),
+    ("header.typ", [MISSING, "jwt", None],
+     "must be JWT; make a new token", None, "20102"),
+    ("header.cty", [MISSING, "JWT", "twilio-fpa;v=2"],
+     "must be twilio-fpa;v=1; make a new token", None, "20102"),
+    ("header.twr", ["", "IE1", "ireland", "ie1\n", None, 1],
+     "must be a region, such as ie1; make a new token", None, "20101"),
+    ("header.twr", ["jp1"], "", None, None),
+    ("claims.sub", [MISSING, "AC123", "AC" + "g" * 32, REAL_ACCOUNT + "0", REAL_KEY, 1],
+     SID_WORDS, None, "20103"),
+    ("claims.exp", [MISSING, NOW + 600.0, NOW + 0.5, str(NOW + 600), True, None],
+     "must be there, an integer of seconds since the epoch", "31204", "20104"),
+    ("claims.exp", [10**10, (NOW - 600) * 1000, 10**400],
+     "must be in seconds, not milliseconds; divide it by 1000", "31207", "20157"),
+    ("claims.exp", [NOW], PAST.format("2026-01-01T00:00:00Z"), "31205", "20104"),
+    ("claims.exp", [0], PAST.format("1970-01-01T00:00:00Z"), "31205", "20104"),
+    ("claims.exp", [-(10**400)], PAST.format("long ago"), "31205", "20104"),
+    ("claims.exp", [NOW + 86401, 10**10 - 1],
+     "is more than 24 hours from now; use a shorter ttl", "31207", "20157"),
+    ("claims.exp", [NOW + 1, NOW + 86400], "", None, None),
+    ("claims.nbf", [None, True, str(NOW), []],
+     "must be a number of seconds since the epoch; leave it out", "", "20105"),
+    ("claims.nbf", [NOW + 1, NOW + 0.5, 10**400],
+     "is in the future; check your server's clock, or leave it out", "", "20105"),
+    ("claims.nbf", [NOW, NOW - 0.5, -1], "", None, None),
+    ("claims.aud", ["x", "", None, []],
+     "must not be there, since verify_token refuses it; leave it out", "", ""),
+    ("claims.scope", [None, 1, [], {}],
+     "must be a str of scope URIs, with spaces between them", "", None),
+    ("claims.scope", ["", " "],
+     "is empty, so the token allows nothing; allow a call", "", None),
+    ("claims.grants", [MISSING, None, "x", []],
+     "must be there, an object with identity and voice", None, "20106"),
+    (IDENTITY, [MISSING, "", None, 1],
+     "must be there, the name of the device", None, "20106"),
+    (IDENTITY, ["a b", "é", 'a"', "a" * 122, "-" * 122, "a\n"],
+     "must be at most 121 of A-Za-z0-9_; use encode_client_name", None, "31105"),
+    (IDENTITY, ["agent-7", "+1", "-" * 121], MAY_WORK, None, ""),
+    (IDENTITY, ["a" * 121], "", None, None),
+    (VOICE, [MISSING, None, "x", []],
+     "must be there, an object with incoming or outgoing", None, "20106"),
+    (VOICE, [{}, *({"incoming": x} for x in ({}, True, {"allow": False}, {"allow": 1}))],
+     "allows neither incoming nor outgoing calls; allow one", None, "20106"),
+    (VOICE, [{"incoming": {"allow": True}}, {"outgoing": {"application_sid": REAL_APP}}],
+     "", None, None),
+    (VOICE + ".outgoing", [None, "x", []],
+     "must be an object with application_sid", None, "20106"),
+    (VOICE + ".outgoing.application_sid",
+     [MISSING, "", "AP123", REAL_ACCOUNT, "AP" + "g" * 32, None, 1],
+     APP_WORDS, None, "20106"),
+    (VOICE + ".push_credential_sid", ["", "CR123", REAL_APP, None, 1],
+     "must be the push credential's SID, CR and 32 hex digits", None, "52002"),
+    (VOICE + ".push_credential_sid", [MISSING], "", None, None),
+]
+ISS_FAULTS: list[tuple[str, list[Any], str, str]] = [
+    ("capability", [MISSING, "AC123", "AC" + "g" * 32, REAL_ACCOUNT + "0", REAL_KEY, 1],
+     SID_WORDS, "31203"),
+    ("access", [MISSING, "SK123", "SK" + "g" * 32, REAL_KEY + "0", REAL_APP, 1],
+     "must be the API key's SID, SK and 32 hex digits", "20103"),
+    ("access", ["AC123", REAL_ACCOUNT],
+     "must be the API key's SID, and not the account's, which belongs in sub", "20103"),
+]
+NAMED, APP = "scope:client:incoming?clientName=", "scope:client:outgoing?appSid="
+APP_PARAMS = f"{APP}{REAL_APP}&appParams="
+SCOPE_FAULTS: list[tuple[list[str], str, str, str]] = [
+    (["x", "scope:client", NAMED + "%", "scope:client:incoming?clientName"], "",
+     "must be a scope URI, such as scope:client:incoming?clientName=Alice", ""),
+    (["scope:client:x", "scope:stream:incoming", "scope:Client:incoming"], "",
+     "must be client:incoming, client:outgoing or stream:subscribe", ""),
+    (["scope:client:incoming", NAMED, "scope:client:incoming?a=b"], "",
+     "must have clientName, the name of the device", ""),
+    (["scope:client:outgoing", "scope:client:outgoing?clientName=a"], "",
+     "must have appSid, the SID of a TwiML app", ""),
+    ([NAMED + name for name in ("a+b", "%C3%A9", "%22", "a" * 257, "%0A")]
+     + [f"{APP}{REAL_APP}&clientName=%22"], ".params.clientName",
+     "must be at most 256 of A-Za-z0-9_; use encode_client_name", "31105"),
+    ([NAMED + "agent-7", NAMED + "%2B1"], ".params.clientName", MAY_WORK, ""),
+    ([NAMED + "a" * 256, f"{APP}{REAL_APP}&clientName="], "", "", ""),
+    ([APP, APP + "AP1", APP + REAL_ACCOUNT], ".params.appSid", APP_WORDS, ""),
+    ([APP_PARAMS + form for form in ("x", "a%3Db%26c", "a%3D1%26a%3D2", "a%3D%25")],
+     ".params.appParams", FORM_WORDS, ""),
+    (["scope:stream:subscribe?params=x"], ".params.params", FORM_WORDS, ""),
+    ([APP_PARAMS, "scope:stream:subscribe"], "", "", ""),
+]
+STRANGE_PLACES = [
+    "claims", "claims.iss", "claims.grants.voice.incoming", "header.kid",
+    *{place: 0 for place, *_ in FAULTS},
+]
+STRANGE_VALUES: list[Any] = [
+    MISSING, None, True, 0, -1, 1.5, 10**400, -(10**400), "", "x", "{expires}", "\ud800",
+    "scope:a:b?c=%C3%28 scope:client:incoming?clientName={0} \u2028",
+    [], [[]], {}, {"": {}}, {"allow": 1}, ["scope"], {"voice": []}, {"outgoing": []},
+]
 
 # RFC 7515, appendix A.1
 
@@ -2408,6 +2751,17 @@ OTHER_TOKENS = {
     "python capability": "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPUFsaWNlIHNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBQYXJhbXM9Rm9vJTNEQmFyJmFwcFNpZD1BUDEyMzEyMyZjbGllbnROYW1lPUFsaWNlIHNjb3BlOnN0cmVhbTpzdWJzY3JpYmU_cGFyYW1zPWZvb2JhciUzRGhleSZwYXRoPSUyRjIwMTAtMDQtMDElMkZFdmVudHMiLCJpc3MiOiJBQzEyMzEyMyIsImV4cCI6MTc2NzIyNjIwMCwibmJmIjoxNzY3MjI1NjAwfQ.SlDrS5LxfFkdS2U0K8-ulBsR0YUq1lr53mYhMZOprLs",
     "python access": "eyJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHlwIjoiSldUIn0.eyJqdGkiOiJTSzEyMzEyMy0xNzY3MjI1NjAwIiwiZ3JhbnRzIjp7InZvaWNlIjp7ImluY29taW5nIjp7ImFsbG93Ijp0cnVlfSwib3V0Z29pbmciOnsiYXBwbGljYXRpb25fc2lkIjoiQVAxMjMxMjMiLCJwYXJhbXMiOnsiRm9vIjoiQmFyIn19fSwiaWRlbnRpdHkiOiJBbGljZSJ9LCJpc3MiOiJTSzEyMzEyMyIsImV4cCI6MTc2NzIyNjIwMCwibmJmIjoxNzY3MjI1NjAwLCJzdWIiOiJBQzEyMzEyMyJ9.Z_RQkl_J8yo9dvHblyzGeUwQNOCgBeg1stAu4eaBAAk",
 }
+# twilio-node 5.13.1 under Node.js 20.20.2 and twilio-python 9.13.0 with PyJWT 2.15.1, with
+# the clock at NOW, the secret "secret" and SIDs of real length: the same as OTHER_TOKENS,
+# and a push credential and the region ie1 in the access tokens.
+
+REAL_TOKENS = {
+    "node capability": "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPUFsaWNlIHNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBTaWQ9QVAwZjFlMmQzYzRiNWE2OTc4MGYxZTJkM2M0YjVhNjk3OCZjbGllbnROYW1lPUFsaWNlJmFwcFBhcmFtcz1Gb28lM0RCYXIgc2NvcGU6c3RyZWFtOnN1YnNjcmliZT9wYXRoPS8yMDEwLTA0LTAxL0V2ZW50cyZhcHBQYXJhbXM9Zm9vYmFyJTNEaGV5IiwiaXNzIjoiQUMwMTIzNDU2Nzg5YWJjZGVmMDEyMzQ1Njc4OWFiY2RlZiIsImV4cCI6MTc2NzIyNjIwMCwiaWF0IjoxNzY3MjI1NjAwfQ.YE_4Luh712llHA4DgWN7YSsCof8GSvx_F1NXI93kPWc",
+    "node access": "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHdyIjoiaWUxIn0.eyJqdGkiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwLTE3NjcyMjU2MDAiLCJncmFudHMiOnsiaWRlbnRpdHkiOiJBbGljZSIsInZvaWNlIjp7ImluY29taW5nIjp7ImFsbG93Ijp0cnVlfSwib3V0Z29pbmciOnsiYXBwbGljYXRpb25fc2lkIjoiQVAwZjFlMmQzYzRiNWE2OTc4MGYxZTJkM2M0YjVhNjk3OCIsInBhcmFtcyI6eyJGb28iOiJCYXIifX0sInB1c2hfY3JlZGVudGlhbF9zaWQiOiJDUjg3OTZhNWI0YzNkMmUxZjA4Nzk2YTViNGMzZDJlMWYwIn19LCJpYXQiOjE3NjcyMjU2MDAsImV4cCI6MTc2NzIyNjIwMCwiaXNzIjoiU0tmZWRjYmE5ODc2NTQzMjEwZmVkY2JhOTg3NjU0MzIxMCIsInN1YiI6IkFDMDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWYifQ.ibtMpeRb3z1t94U4fLzJed--rrHQooQhz5Z6gcmuTpc",
+    "python capability": "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPUFsaWNlIHNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBQYXJhbXM9Rm9vJTNEQmFyJmFwcFNpZD1BUDBmMWUyZDNjNGI1YTY5NzgwZjFlMmQzYzRiNWE2OTc4JmNsaWVudE5hbWU9QWxpY2Ugc2NvcGU6c3RyZWFtOnN1YnNjcmliZT9wYXJhbXM9Zm9vYmFyJTNEaGV5JnBhdGg9JTJGMjAxMC0wNC0wMSUyRkV2ZW50cyIsImlzcyI6IkFDMDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWYiLCJleHAiOjE3NjcyMjYyMDAsIm5iZiI6MTc2NzIyNTYwMH0.Yfs0Jk8ul3A0FvzyiZj9dlxcoUI72CcJL2CRAym3QKg",
+    "python access": "eyJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHdyIjoiaWUxIiwidHlwIjoiSldUIn0.eyJqdGkiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwLTE3NjcyMjU2MDAiLCJncmFudHMiOnsidm9pY2UiOnsiaW5jb21pbmciOnsiYWxsb3ciOnRydWV9LCJvdXRnb2luZyI6eyJhcHBsaWNhdGlvbl9zaWQiOiJBUDBmMWUyZDNjNGI1YTY5NzgwZjFlMmQzYzRiNWE2OTc4IiwicGFyYW1zIjp7IkZvbyI6IkJhciJ9fSwicHVzaF9jcmVkZW50aWFsX3NpZCI6IkNSODc5NmE1YjRjM2QyZTFmMDg3OTZhNWI0YzNkMmUxZjAifSwiaWRlbnRpdHkiOiJBbGljZSJ9LCJpc3MiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwIiwiZXhwIjoxNzY3MjI2MjAwLCJuYmYiOjE3NjcyMjU2MDAsInN1YiI6IkFDMDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWYifQ.aVZ9RioEZ5mi9FTiks4MbWzH9Lbq_1HGajNZzJdqJKk",
+}
+
 # fmt: on
 
 

@@ -31,9 +31,12 @@ from urllib.parse import unquote, unquote_plus
 TYPE_CHECKING = False  # typing has this constant too, but takes 4 ms to import
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
-    from typing import Any, Callable, NoReturn, TextIO, TypeVar
+    from typing import Any, Callable, NoReturn, Optional, TextIO, Tuple, TypeVar
 
     _T = TypeVar("_T")
+    _Rule = Callable[[Any, int], bool]
+    _Codes = Optional[str]
+    _Row = Tuple[str, _Rule, str, _Codes, _Codes, _Codes]
 
 __all__ = [
     "Capability",
@@ -54,11 +57,19 @@ __version__ = "1.0.0"
 DEFAULT_TTL = 3600  # seconds, as in Twilio's own libraries
 MAX_TTL = 86400  # seconds: Twilio refuses a longer life (errors 31207, 20157)
 
-# Twilio's SIDs have 32 hex digits, but documentation and tests use shorter ones.
+# Twilio's SIDs have 32 hex digits, but documentation and tests use shorter ones, so
+# that only a report asks for real ones.
 _ACCOUNT_SID = re.compile("AC[A-Za-z0-9]+")
 _APPLICATION_SID = re.compile("AP[A-Za-z0-9]+")
 _API_KEY_SID = re.compile("SK[A-Za-z0-9]+")
 _PUSH_CREDENTIAL_SID = re.compile("CR[A-Za-z0-9]+")
+_REAL_ACCOUNT_SID = re.compile("AC[0-9A-Fa-f]{32}")
+_REAL_APPLICATION_SID = re.compile("AP[0-9A-Fa-f]{32}")
+_REAL_API_KEY_SID = re.compile("SK[0-9A-Fa-f]{32}")
+_REAL_PUSH_CREDENTIAL_SID = re.compile("CR[0-9A-Fa-f]{32}")
+
+# The header's cty, in an access token alone: Twilio's page "Access Tokens".
+_ACCESS_TYPE = "twilio-fpa;v=1"
 
 # Such as us1, ie1, au1: Twilio's page "Manage Regional API Credentials".
 _REGION = re.compile("[a-z]{2}[0-9]")
@@ -510,21 +521,73 @@ def verify_token(
     return claims
 
 
-def inspect_token(token: str) -> dict[str, Any]:
-    """Return ``{"header": {...}, "claims": {...}}``, with the signature NOT checked.
+def inspect_token(token: str, *, now: float | None = None) -> dict[str, Any]:
+    """Return a report on a token, for a person to read: the signature is NOT checked.
 
-    Anyone may have written those: never act on them. Raises InvalidTokenError and
-    TypeError.
+    Anyone may have written what is in it, so never act on it. `now` is seconds since
+    the epoch, floored; None is the clock.
+
+    The report has ``kind``: ``"capability"``, ``"access"`` or ``"unknown"``; ``header``
+    and ``claims`` as they are; ``scopes``, those of a capability token, taken apart;
+    ``expires``, in ISO 8601 and UTC, and ``expired``, or None where ``exp`` cannot be
+    read; ``signature``, always ``"not checked"``; and ``problems``, a line of English
+    for all for which Twilio is known to refuse the token. A good token has none.
+
+    Raises InvalidTokenError for text that is not a token, and TypeError for a non-str.
 
     >>> token = Capability("AC123123", "secret").generate_token(now=0)
-    >>> inspect_token(token)["claims"]
-    {'scope': '', 'iss': 'AC123123', 'exp': 3600}
+    >>> report = inspect_token(token, now=0)
+    >>> report["kind"], report["expires"]
+    ('capability', '1970-01-01T01:00:00Z')
+    >>> report["problems"][-1]
+    'claims.scope: is empty, so the token allows nothing; allow a call'
     """
-    header, payload, _ = _segments(token)
-    return {
-        "header": _json_object("header", header),
-        "claims": _json_object("payload", payload),
+    segments = _segments(token)
+    disguise = _disguise(token)
+    if disguise:
+        raise InvalidTokenError(f"token must be a bare JWT: {disguise}")
+    header = _json_object("header", segments[0])
+    claims = _json_object("payload", segments[1])
+    now = _clock(now)
+
+    kind = "unknown"
+    if header.get("cty") == _ACCESS_TYPE or "grants" in claims:
+        kind = "access"
+    elif "scope" in claims:
+        kind = "capability"
+
+    scopes = []
+    if kind == "capability" and isinstance(claims["scope"], str):
+        scopes = [_scope_apart(uri) for uri in claims["scope"].split()]
+
+    exp: Any = claims.get("exp")
+    is_time = type(exp) is int
+    report: dict[str, Any] = {
+        "kind": kind,
+        "header": header,
+        "claims": claims,
+        "scopes": scopes,
+        "expires": _iso8601(exp) if is_time else None,
+        "expired": exp <= now if is_time else None,
+        "signature": "not checked",
     }
+    report["problems"] = _problems(report, segments[2].decode(), now)
+    return report
+
+
+def _scope_apart(uri: str) -> dict[str, Any]:
+    """Return a scope as a report shows it."""
+    try:
+        scope = ScopeURI.parse(uri)
+    except ValueError:
+        return {"unreadable": uri}
+
+    params: dict[str, Any] = dict(scope.params)
+    for name in ("appParams", "params"):
+        if name in params:
+            decoded = _form_decoded(params[name])
+            params[name] = params[name] if decoded is None else decoded
+    return {"service": scope.service, "privilege": scope.privilege, "params": params}
 
 
 def _check_header(header: dict[str, Any]) -> None:
@@ -572,6 +635,170 @@ def _iso8601(seconds: int) -> str | None:
         return None
 
 
+# Why Twilio refuses a token: a row for each reason, by its place in the report. The
+# rule gets the value there, or _ABSENT, and the time. Of several rows for a place, the
+# first that applies counts. The last columns are the codes with which Twilio answers
+# for a capability token, an access token, and one of unknown kind: "" where it names
+# none, None where the row does not concern that kind.
+
+
+def _differs(expected: str) -> _Rule:
+    return lambda value, now: value != expected
+
+
+def _mismatches(pattern: re.Pattern[str], most: int = sys.maxsize) -> _Rule:
+    return lambda value, now: (
+        not (isinstance(value, str) and len(value) <= most and pattern.fullmatch(value))
+    )
+
+
+def _if_there(rule: _Rule) -> _Rule:
+    return lambda value, now: value is not _ABSENT and rule(value, now)
+
+
+def _if_not_empty(rule: _Rule) -> _Rule:
+    return _if_there(lambda value, now: value != "" and rule(value, now))
+
+
+def _scope_name(scope: dict[str, Any]) -> str:
+    return str(scope["service"] + ":" + scope["privilege"])
+
+
+def _grants_no_call(voice: dict[str, Any], now: int) -> bool:
+    incoming = voice.get("incoming")
+    may_be_called = isinstance(incoming, dict) and incoming.get("allow") is True
+    return not may_be_called and "outgoing" not in voice
+
+
+_ABSENT = object()
+_KINDS = ("capability", "access", "unknown")
+_SIGNATURE = re.compile("[A-Za-z0-9_-]{43}")
+_MAY_WORK = "may work, but Twilio promises only A-Za-z0-9_; use encode_client_name"
+_NOT_A_FORM = "must be form-encoded NAME=VALUE pairs; make a new token"
+
+# fmt: off
+_TOKEN_ROWS: tuple[_Row, ...] = (
+    ("header.alg", _differs("HS256"),
+     "must be HS256; make a new token", "31204", "20102", "31204, 20102"),
+    ("header.typ", _differs("JWT"),
+     "must be JWT; make a new token", None, "20102", None),
+    ("header.cty", _differs(_ACCESS_TYPE),
+     "must be twilio-fpa;v=1; make a new token", None, "20102", None),
+    ("header.twr", _if_there(_mismatches(_REGION)),
+     "must be a region, such as ie1; make a new token", None, "20101", None),
+    ("signature", _mismatches(_SIGNATURE),
+     "must be 43 characters of base64url; it is cut off, padded or not made by HS256",
+     "31202", "20107", "31202, 20107"),
+    ("claims", lambda claims, now: True,
+     "must have scope or grants; without them it is not a Twilio voice token",
+     None, None, "31204, 20101"),
+    ("claims.iss", _mismatches(_REAL_ACCOUNT_SID),
+     "must be the account's SID, AC and 32 hex digits", "31203", None, None),
+    ("claims.iss", lambda iss, now: not _mismatches(_ACCOUNT_SID)(iss, now),
+     "must be the API key's SID, and not the account's, which belongs in sub",
+     None, "20103", None),
+    ("claims.iss", _mismatches(_REAL_API_KEY_SID),
+     "must be the API key's SID, SK and 32 hex digits", None, "20103", None),
+    ("claims.sub", _mismatches(_REAL_ACCOUNT_SID),
+     "must be the account's SID, AC and 32 hex digits", None, "20103", None),
+    ("claims.exp", lambda exp, now: type(exp) is not int,
+     "must be there, an integer of seconds since the epoch", "31204", "20104", None),
+    ("claims.exp", lambda exp, now: exp >= 10**10,  # seconds: in the year 2286
+     "must be in seconds, not milliseconds; divide it by 1000", "31207", "20157", None),
+    ("claims.exp", lambda exp, now: exp <= now,
+     "is past, since {expires}; make a new token, and check your server's clock",
+     "31205", "20104", None),
+    ("claims.exp", lambda exp, now: exp > now + MAX_TTL,
+     "is more than 24 hours from now; use a shorter ttl", "31207", "20157", None),
+    ("claims.nbf", _if_there(lambda nbf, now: type(nbf) not in (int, float)),
+     "must be a number of seconds since the epoch; leave it out", "", "20105", None),
+    ("claims.nbf", _if_there(lambda nbf, now: nbf > now),
+     "is in the future; check your server's clock, or leave it out",
+     "", "20105", None),
+    ("claims.aud", _if_there(lambda aud, now: True),
+     "must not be there, since verify_token refuses it; leave it out", "", "", None),
+    ("claims.scope", lambda scope, now: not isinstance(scope, str),
+     "must be a str of scope URIs, with spaces between them", "", None, None),
+    ("claims.scope", lambda scope, now: not scope.split(),
+     "is empty, so the token allows nothing; allow a call", "", None, None),
+    ("claims.grants", lambda grants, now: not isinstance(grants, dict),
+     "must be there, an object with identity and voice", None, "20106", None),
+    ("claims.grants.identity", lambda name, now: not (isinstance(name, str) and name),
+     "must be there, the name of the device", None, "20106", None),
+    ("claims.grants.identity", _mismatches(_LENIENT_NAME, _MAX_IDENTITY),
+     "must be at most 121 of A-Za-z0-9_; use encode_client_name", None, "31105", None),
+    ("claims.grants.identity", _mismatches(_CLIENT_NAME),
+     _MAY_WORK, None, "", None),
+    ("claims.grants.voice", lambda voice, now: not isinstance(voice, dict),
+     "must be there, an object with incoming or outgoing", None, "20106", None),
+    ("claims.grants.voice", _grants_no_call,
+     "allows neither incoming nor outgoing calls; allow one", None, "20106", None),
+    ("claims.grants.voice.outgoing",
+     _if_there(lambda outgoing, now: not isinstance(outgoing, dict)),
+     "must be an object with application_sid", None, "20106", None),
+    ("claims.grants.voice.outgoing.application_sid", _mismatches(_REAL_APPLICATION_SID),
+     "must be the TwiML app's SID, AP and 32 hex digits", None, "20106", None),
+    ("claims.grants.voice.push_credential_sid",
+     _if_there(_mismatches(_REAL_PUSH_CREDENTIAL_SID)),
+     "must be the push credential's SID, CR and 32 hex digits", None, "52002", None),
+)
+_SCOPE_ROWS: tuple[_Row, ...] = (
+    ("scopes[i]", lambda scope, now: "unreadable" in scope,
+     "must be a scope URI, such as scope:client:incoming?clientName=Alice",
+     "", None, None),
+    ("scopes[i]", lambda scope, now: _scope_name(scope) not in _IN_WORDS,
+     "must be client:incoming, client:outgoing or stream:subscribe", "", None, None),
+    ("scopes[i]", lambda scope, now: (
+        _scope_name(scope) == _INCOMING and not scope["params"].get("clientName")),
+     "must have clientName, the name of the device", "", None, None),
+    ("scopes[i]", lambda scope, now: (
+        _scope_name(scope) == _OUTGOING and "appSid" not in scope["params"]),
+     "must have appSid, the SID of a TwiML app", "", None, None),
+    ("scopes[i].params.clientName",
+     _if_not_empty(_mismatches(_LENIENT_NAME, _MAX_CLIENT_NAME)),
+     "must be at most 256 of A-Za-z0-9_; use encode_client_name", "31105", None, None),
+    ("scopes[i].params.clientName", _if_not_empty(_mismatches(_CLIENT_NAME)),
+     _MAY_WORK, "", None, None),
+    ("scopes[i].params.appSid", _if_there(_mismatches(_REAL_APPLICATION_SID)),
+     "must be the TwiML app's SID, AP and 32 hex digits", "", None, None),
+    ("scopes[i].params.appParams", lambda params, now: isinstance(params, str),
+     _NOT_A_FORM, "", None, None),
+    ("scopes[i].params.params", lambda params, now: isinstance(params, str),
+     _NOT_A_FORM, "", None, None),
+)
+# fmt: on
+
+
+def _problems(report: dict[str, Any], signature: str, now: int) -> list[str]:
+    """Return what is wrong with the token of a report, in the order of the rows."""
+    problems = _judged({**report, "signature": signature}, _TOKEN_ROWS, now)
+    for i, scope in enumerate(report["scopes"]):
+        for problem in _judged({**report, "scopes[i]": scope}, _SCOPE_ROWS, now):
+            problems.append(problem.replace("[i]", f"[{i}]", 1))
+    return problems
+
+
+def _judged(report: dict[str, Any], rows: tuple[_Row, ...], now: int) -> list[str]:
+    problems: dict[str, str] = {}
+    for place, is_wrong, words, *columns in rows:
+        codes = columns[_KINDS.index(report["kind"])]
+        if codes is None or place in problems:
+            continue
+
+        *path, name = place.split(".")
+        holder: Any = report
+        for step in path:
+            holder = holder.get(step) if isinstance(holder, dict) else None
+        if not isinstance(holder, dict) or not is_wrong(holder.get(name, _ABSENT), now):
+            continue
+
+        problem = place + ": " + words.format(expires=report["expires"] or "long ago")
+        if codes:
+            problem += f" (Twilio error{'s' if ',' in codes else ''} {codes})"
+        problems[place] = problem
+    return list(problems.values())
+
+
 # The JWT: header, payload and signature in base64url (RFC 7515, compact serialization).
 
 
@@ -590,11 +817,43 @@ def _signed(header: bytes, payload: str, key: bytes) -> str:
 
 
 def _segments(token: str) -> list[bytes]:
+    """Return the encoded header, payload and signature."""
     token = _plain("token", token, str)
-    segments = token.encode().split(b".", 3) if token.isascii() else []
-    if len(segments) != 3:
-        raise InvalidTokenError("token must be three segments of ASCII, joined by dots")
-    return segments
+    segments = token.encode().split(b".", 5) if token.isascii() else []
+    if len(segments) == 3:
+        return segments
+
+    reason = _disguise(token)
+    if not reason and not token.isascii():
+        reason = "it has other characters"
+    if not reason:
+        reason = _SEGMENTS_OF_OTHERS.get(len(segments), "it has more segments")
+    raise InvalidTokenError(
+        f"token must be three segments of ASCII, joined by dots: {reason}"
+    )
+
+
+def _disguise(token: str) -> str:
+    """Return what stands around a token that was copied carelessly, or an empty str."""
+    for pattern, words in _DISGUISES:
+        if re.search(pattern, token):
+            return words
+    return ""
+
+
+_DISGUISES = (
+    (r"^\s*$", "it is empty"),
+    (r"^\s*[\"'`]|[\"'`]\s*$", "it is in quotes; take them off"),
+    (r"^\s*\{", "it is a JSON object; take the token out of it"),
+    (r"(?i)^\s*(authorization:\s*)?bearer\b", "it has Bearer before it; take that off"),
+    (r"%[0-9A-Fa-f]{2}", "it is percent-encoded; decode it first"),
+    (r"\s", "it has white space or a line break in it; take that out"),
+)
+_SEGMENTS_OF_OTHERS = {
+    1: "it is cut off, or no token",
+    2: "it is cut off",
+    5: "it has five segments, so it is encrypted, and not a Twilio token",
+}
 
 
 def _json_object(part: str, segment: bytes) -> dict[str, Any]:
@@ -645,7 +904,6 @@ _JSON = json.JSONDecoder(
 )
 _to_json = json.JSONEncoder(separators=(",", ":")).encode
 
-_ACCESS_TYPE = "twilio-fpa;v=1"
 _CAPABILITY_HEADER = _base64url(b'{"typ":"JWT","alg":"HS256"}')
 
 
@@ -827,8 +1085,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     cannot be written; 2 for wrong usage or a missing variable; 130 for Ctrl-C.
     """
     try:
-        _write(sys.stdout, _run(argv))
-        return 0
+        output, failure = _run(argv)
+        _write(sys.stdout, output)
+        return _fail(1, failure) if failure else 0
     except BrokenPipeError:  # whoever read the output has enough
         _silence(sys.stdout)
         return 1
@@ -866,28 +1125,22 @@ def _silence(stream: TextIO) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _run(argv: Sequence[str] | None) -> str:
-    """Return what the command prints."""
+def _run(argv: Sequence[str] | None) -> tuple[str, str]:
+    """Return what the command prints, and why the token does not verify, if so."""
     try:
         given = _parser().parse_args(argv)
     except SystemExit:  # argparse has printed the help or the version
-        return ""
+        return "", ""
     if given.command == "generate":
-        return _generate(given) + "\n"
+        return _generate(given) + "\n", ""
 
     token = given.token
     if token in (None, "-"):
         token = _standard_input()
-    if given.command == "verify":
-        _verify(token)
-    report = inspect_token(token)
-    scope, exp = report["claims"].get("scope"), report["claims"].get("exp")
-    uris = scope.split() if isinstance(scope, str) else []
-    report["scopes"] = [_scope(uri) for uri in uris]
-    report["expires"] = _iso8601(exp) if type(exp) is int else None
-    report["expired"] = exp <= time.time() if type(exp) is int else None
-    report["signature"] = "valid" if given.command == "verify" else "not checked"
-    return json.dumps(report, indent=2) + "\n"
+    now = time.time()
+    report = inspect_token(token, now=now)
+    failure = _verify(token, report, now) if given.command == "verify" else ""
+    return json.dumps(report, indent=2) + "\n", failure
 
 
 def _parser() -> ArgumentParser:
@@ -1031,9 +1284,9 @@ def _each_once(option: str, pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
     return fields
 
 
-def _variable(name: str) -> str:
+def _variable(name: str, reason: str = "") -> str:
     if not os.environ.get(name):
-        raise ValueError(f"{name} must be set in the environment")
+        raise ValueError(f"{reason}{name} must be set in the environment")
     return os.environ[name]
 
 
@@ -1044,28 +1297,28 @@ def _standard_input() -> str:
         raise InvalidTokenError("no token can be read from standard input") from None
 
 
-def _verify(token: str) -> None:
-    """Verify the token with the secret that its kind is signed with."""
-    header = _json_object("header", _segments(token)[0])
-    is_access = header.get("cty") == _ACCESS_TYPE
-    verify_token(
-        token, _variable("TWILIO_API_SECRET" if is_access else "TWILIO_AUTH_TOKEN")
-    )
+def _verify(token: str, report: dict[str, Any], now: float) -> str:
+    """Write in the report what its signature is; return why the token is refused."""
+    name = "TWILIO_API_SECRET" if report["kind"] == "access" else "TWILIO_AUTH_TOKEN"
+    kind = _KINDS_IN_WORDS[report["kind"]]
+    secret = _variable(name, f"this is {kind}: ")
 
-
-def _scope(uri: str) -> dict[str, Any]:
-    """Return a scope as a report shows it."""
+    report["signature"] = "valid"
     try:
-        scope = ScopeURI.parse(uri)
-    except ValueError:
-        return {"unreadable": uri}
-    params: dict[str, Any] = dict(scope.params)
-    for name in ("appParams", "params"):
-        if name in params:
-            params[name] = _form_decoded(params[name])
-            if params[name] is None:
-                return {"unreadable": uri}
-    return {"service": scope.service, "privilege": scope.privilege, "params": params}
+        verify_token(token, secret, now=now)
+    except InvalidSignatureError as error:
+        report["signature"] = "invalid"
+        return str(error)
+    except InvalidTokenError as error:
+        return str(error)
+    return ""
+
+
+_KINDS_IN_WORDS = {
+    "capability": "a capability token",
+    "access": "an access token",
+    "unknown": "a token of unknown kind",
+}
 
 
 if __name__ == "__main__":
