@@ -1525,6 +1525,8 @@ class CommandLineTest(unittest.TestCase):
                 "generate --access --incoming a --push-credential s3cr3t",
             ),
             ("region must", "generate --access --incoming a --region ireland"),
+            ("must allow something", "generate"),
+            ("must allow something", "generate --access --identity a"),
             ("identity must", "generate --access --outgoing AP1 --identity a-b"),
             ("identity must be given", "generate --access --outgoing AP1"),
             ("event stream", "generate --access --events --identity a"),

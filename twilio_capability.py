@@ -1251,6 +1251,10 @@ def _generate(given: Namespace) -> str:
         raise ValueError("--push-credential needs --access")
     if given.region is not None and not given.access:
         raise ValueError("--region needs --access")
+    if not (given.incoming or given.outgoing or given.events):
+        raise ValueError(
+            "generate must allow something: give --incoming, --outgoing or --events"
+        )
     params = _each_once("--param", given.param)
     filters = _each_once("--event-filter", given.event_filter)
 
