@@ -30,6 +30,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 import typing
 import unittest
 from collections.abc import Iterator, Mapping, Sequence
@@ -609,6 +610,34 @@ class SecretsTest(unittest.TestCase):
                 self.assert_clean(f"{error} {error!r} {vars(error)}")
                 self.assertNotIn(token, str(error))
                 error = error.__cause__ or error.__context__
+
+    def test_no_frame_holds_them_when_a_token_is_at_fault(self) -> None:
+        secret = self.SECRET
+        good = allowed(sid=self.SID, auth_token=secret).generate_token(now=NOW)
+        ended = allowed(sid=self.SID, auth_token=secret).generate_token(now=0)
+        faults = ["", "a.b", good[:-1], "x" + good, ended, mint("no JSON", secret)]
+        faults += [mint(payload, secret) for payload in NOT_OBJECTS]
+        faults += [mint({"exp": NOW + 1}, secret, header) for header in NOT_HS256]
+        faults += [mint({"exp": NOW + 1, "nbf": NOW + 1}, secret), mint("{}", secret)]
+        frames = 0
+        for token in faults:
+            # What would make a forged token a good one is not there either.
+            right = signed(token.rpartition(".")[0], secret).rpartition(".")[2]
+            hidden = [secret] if token.endswith(right) else [secret, right]
+            try:
+                verify_token(token, secret, now=NOW)
+            except InvalidTokenError as caught:  # assertRaises would clear the frames
+                error: BaseException | None = caught
+                while error is not None:
+                    for frame, _ in traceback.walk_tb(error.__traceback__):
+                        if frame.f_globals is not vars(twilio_capability):
+                            continue
+                        frames += 1
+                        for name, value in frame.f_locals.items():
+                            for text in hidden if name != "secret" else []:
+                                self.assertNotIn(text, repr(value), name)
+                    error = error.__cause__ or error.__context__
+        self.assertGreater(frames, len(faults))
 
     def test_a_repr_says_in_words_what_is_allowed(self) -> None:
         cases: list[tuple[str, list[tuple[Any, ...]]]] = [
@@ -2472,7 +2501,7 @@ NOT_HS256 = [
     )),
     *('{"alg":"HS256","crit":%s}' % crit for crit in ('["exp"]', "[]", "null")),
 ]
-NOT_OBJECTS = [
+NOT_OBJECTS: list[str | bytes] = [
     "", "{", "[]", '"x"', "1", "null", "{'a':1}",
     *('{"alg":"HS256","exp":1767226200,"x":%s}' % value for value in (
         "NaN", "-Infinity", "1e400", '"\n"',

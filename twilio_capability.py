@@ -502,12 +502,11 @@ def verify_token(
     {'scope': '', 'iss': 'AC123123', 'exp': 3600}
     """
     header, payload, signature = _segments(token)
-    key = _signing_key("secret", secret)
+    is_signed = _is_signed(header + b"." + payload, signature, secret)
     leeway = _seconds("leeway", leeway, 0, _MAX_JSON_INT, int, float)
     now = _clock(now)
 
-    expected = _signature(header + b"." + payload, key)
-    if not hmac.compare_digest(expected, signature):
+    if not is_signed:
         raise InvalidSignatureError(
             "signature mismatch: the token was altered or cut off, or signed with "
             "another secret. A capability token is signed with the auth token, an "
@@ -588,6 +587,16 @@ def _scope_apart(uri: str) -> dict[str, Any]:
             decoded = _form_decoded(params[name])
             params[name] = params[name] if decoded is None else decoded
     return {"service": scope.service, "privilege": scope.privilege, "params": params}
+
+
+def _is_signed(signing_input: bytes, signature: bytes, secret: str) -> bool:
+    """Compare the base64url text, not its bytes, so that it has only one spelling.
+
+    This is a function of its own so that the key is gone before an error is raised:
+    error trackers send the local variables of each frame along.
+    """
+    key = _signing_key("secret", secret)
+    return hmac.compare_digest(_signature(signing_input, key), signature)
 
 
 def _check_header(header: dict[str, Any]) -> None:
