@@ -17,6 +17,7 @@ import html
 import importlib
 import inspect
 import io
+import itertools
 import json
 import os
 import pickle
@@ -827,6 +828,27 @@ class ScopeURITest(unittest.TestCase):
             self.assertIs(type(caught.exception), ValueError)
             self.assertIsNone(caught.exception.__context__)
 
+    @unittest.skipIf(sys.implementation.name == "pypy", "it cannot trace memory")
+    def test_parse_takes_at_most_some_40_bytes_a_character(self) -> None:
+        tracemalloc = importlib.import_module("tracemalloc")
+        letters = itertools.product(LETTERS_AND_DIGITS, repeat=3)
+        names = ["".join(three) for three in itertools.islice(letters, 10_000)]
+        queries = [
+            *("a=" + text * 9_000 for text in ("xxxx", "%41", "x%41", "++++", "%")),
+            *("a=" + "%F0%9F%98%80" * 4_000, "%C3%A9" * 8_000 + "="),
+            *(text * 9_000 for text in ("&", "=&", "a=1&")),
+            "&".join([name + "=" for name in names]),
+            "&".join([name + "=%C3%A9" for name in names]),
+        ]
+        uris = ["scope:a:b?" + query for query in queries]
+        for uri in [*uris, ":" * 40_000, "scope:" + ":" * 40_000, "scope:a:" * 9_000]:
+            tracemalloc.start()
+            with contextlib.suppress(ValueError):
+                ScopeURI.parse(uri)
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            self.assertLess(peak, 40 * len(uri), uri[:40])
+
     def test_whatever_is_parsed_can_be_written_and_parsed_again(self) -> None:
         rng = random.Random(3986)
         read = 0
@@ -929,6 +951,20 @@ class VerifyTokenTest(unittest.TestCase):
         for token in ("..", "a.b.", ".b.c", "a b.c.d"):
             with self.assertRaises(InvalidSignatureError):
                 verify_token(token, "secret")
+
+    def test_it_is_at_most_65536_characters(self) -> None:
+        longest = mint('{"exp":1767226200}' + " " * (49091 - 18))
+        self.assertEqual(len(longest), 65536)
+        verify_token(longest, "secret", now=NOW)
+        inspect_token(longest)
+        for token in (
+            mint('{"exp":1767226200}' + " " * 49074),
+            "." * 65537,
+            "é" * 65537,
+        ):
+            self.assert_invalid(token, "at most 65536 characters")
+            with self.assertRaisesRegex(InvalidTokenError, "at most 65536 characters"):
+                inspect_token(token)
 
     def test_nothing_is_decoded_before_the_signature_is_right(self) -> None:
         for token in ("!.!.!", mint("no JSON").replace(".", ".A", 1), mint(DEEP)[:-1]):
