@@ -1029,6 +1029,11 @@ class VerifyTokenTest(unittest.TestCase):
             with self.subTest(bad=bad):
                 self.assert_invalid(signed(bad), "base64url")
 
+    def test_a_token_for_somebody_else_is_refused(self) -> None:
+        for aud in ('"x"', '["x"]', '""', "null", "[]"):
+            self.assert_invalid(mint('{"exp":1767226200,"aud":%s}' % aud), "aud")
+        self.assert_invalid(mint('{"exp":1,"aud":1}'), "aud")
+
     def test_exp_is_an_integer(self) -> None:
         for exp in NOT_INTEGERS:
             with self.subTest(exp=exp[:20]):

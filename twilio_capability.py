@@ -520,7 +520,7 @@ def verify_token(
     if header != _CAPABILITY_HEADER:
         _check_header(_json_object("header", header))
     claims = _json_object("payload", payload)
-    _check_times(claims, leeway, now)
+    _check_claims(claims, leeway, now)
     return claims
 
 
@@ -611,8 +611,14 @@ def _check_header(header: dict[str, Any]) -> None:
         )
 
 
-def _check_times(claims: dict[str, Any], leeway: float, now: int) -> None:
-    """Check that the token has begun and not ended at `now`, give or take `leeway`."""
+def _check_claims(claims: dict[str, Any], leeway: float, now: int) -> None:
+    """Check that the token is for us, and valid at `now`, give or take `leeway`."""
+    if "aud" in claims:  # RFC 7519, section 4.1.3
+        raise InvalidTokenError(
+            "the token must have no aud: it is for somebody else, and no Twilio token "
+            "has one"
+        )
+
     exp = claims.get("exp")
     if type(exp) is not int or abs(exp) > _MAX_JSON_INT:
         raise InvalidTokenError(
