@@ -132,7 +132,8 @@ class CapabilityTokenTest(unittest.TestCase):
         rng = random.Random(20260101)
         for _ in range(500):
             calls = [some_call(rng) for _ in range(rng.randrange(5))]
-            secret = (some_text(rng) * rng.randrange(1, 9)).strip() or "k"
+            secret = (some_text(rng) * rng.randrange(1, 9)).replace("\0", "")
+            secret = secret.strip() or "k"
             ttl, now = rng.randrange(1, 86401), rng.randrange(2**40)
             token = allowed(*calls, auth_token=secret).generate_token(ttl, now=now)
             scopes = expected_scopes(calls)
@@ -299,6 +300,8 @@ class InputRulesTest(unittest.TestCase):
                 self.assert_refused(ValueError, argument, call, bad)
             with self.assertRaisesRegex(ValueError, "line break"):
                 call("secret\n")
+            for bad in ["\0", "\0\0", "k\0", "\0k", "k\0k"]:
+                self.assert_refused(ValueError, argument, call, bad)
         for argument, call in calls[1:]:
             self.assert_refused(TypeError, argument, call, None)
         Capability("AC1", "in the middle\nit may be")
@@ -522,6 +525,10 @@ class InputRulesTest(unittest.TestCase):
         plain = tokens_of(3, "AC1", "AP1", "SK1", "Alice", "secret", "Bar")
         self.assertEqual(tokens_of(Number.THREE, *Text), plain)
 
+
+class HostileObjectsTest(unittest.TestCase):
+    """What is checked is what is used, whatever an object says of itself."""
+
     def test_a_str_is_its_text_whatever_adding_to_it_gives(self) -> None:
         class Markup(str):
             """As in markupsafe, which web frameworks hand out."""
@@ -538,6 +545,91 @@ class InputRulesTest(unittest.TestCase):
         scope = ScopeURI(Markup("a"), Markup("x"), params)
         self.assertEqual(str(scope), "scope:a:x?b=%26&c=")
         self.assertEqual(str(ScopeURI.parse(Markup(str(scope)))), str(scope))
+
+    def test_a_str_that_lies_is_its_text(self) -> None:
+        texts = ["AC1", "AP1", "SK1", "Alice", "secret", "é&"]
+        self.assertEqual(tokens_of(3, *map(LyingStr, texts)), tokens_of(3, *texts))
+        token = alice().generate_token(now=NOW)
+        claims = verify_token(LyingStr(token), LyingStr("secret"), now=NOW)
+        self.assertEqual(claims, verify_token(token, "secret", now=NOW))
+        report = inspect_token(LyingStr(token), now=NOW)
+        self.assertEqual(report, inspect_token(token, now=NOW))
+        self.assertEqual(encode_client_name(LyingStr("a.b")), "a_2Eb")
+        self.assertEqual(decode_client_name(LyingStr("client:a_2Eb")), "a.b")
+
+    def test_a_str_that_lies_does_not_get_an_empty_key_accepted(self) -> None:
+        forged = mint({"exp": NOW + 60}, "")
+        with self.assertRaises(InvalidSignatureError):
+            verify_token(forged, LyingStr("secret"), now=NOW)
+        for empty in ("", "\0", " "):
+            with self.assertRaisesRegex(ValueError, r"\bsecret must\b"):
+                verify_token(forged, LyingStr(empty), now=NOW)
+            with self.assertRaisesRegex(ValueError, r"\bauth_token must\b"):
+                Capability("AC1", LyingStr(empty))
+
+    def test_a_number_that_lies_loosens_no_limit(self) -> None:
+        capability = alice()
+        expired = capability.generate_token(60, now=NOW)
+        for ttl in (0, -1, 86401):
+            with self.assertRaisesRegex(ValueError, r"\bttl must\b"):
+                capability.generate_token(LyingInt(ttl))
+            with self.assertRaisesRegex(ValueError, r"\bttl must\b"):
+                capability.generate_access_token("SK1", "k", LyingInt(ttl))
+        token = capability.generate_token(LyingInt(60), now=LyingFloat(NOW))
+        self.assertEqual(token, expired)
+        for now in (LyingInt(NOW + 60), LyingFloat(NOW + 60)):
+            for leeway in (LyingInt(0), LyingFloat(0)):
+                with self.assertRaises(ExpiredTokenError):
+                    verify_token(expired, "secret", now=now, leeway=leeway)
+            self.assertIs(inspect_token(expired, now=now)["expired"], True)
+        for leeway in (LyingInt(-1), LyingFloat("nan"), LyingFloat("inf")):
+            with self.assertRaisesRegex(ValueError, r"\bleeway must\b"):
+                verify_token(expired, "secret", leeway=leeway)
+        for value in (LyingInt(2**53 + 1), LyingInt(-(2**53) - 1)):
+            device = allowed((INCOMING, "a"), (OUTGOING, "AP1", {"n": value}))
+            with self.assertRaisesRegex(ValueError, r"\bparams\b"):
+                device.generate_access_token("SK1", "k")
+
+    def test_a_lazy_proxy_is_refused_where_a_real_value_belongs(self) -> None:
+        capability = alice()
+        token = capability.generate_token(now=NOW)
+        make = capability.generate_access_token
+        text: Any = LazyProxy("AC1")
+        number: Any = LazyProxy(60)
+        yes: Any = LazyProxy(True)
+        self.assertIsInstance(text, str)
+        self.assertIsInstance(number, int)
+        calls: list[tuple[str, Call]] = [
+            ("account_sid", lambda: Capability(text)),
+            ("auth_token", lambda: Capability("AC1", text)),
+            ("lenient_names", lambda: Capability("AC1", lenient_names=yes)),
+            ("client_name", lambda: capability.allow_client_incoming(text)),
+            ("application_sid", lambda: capability.allow_client_outgoing(text)),
+            ("params", lambda: capability.allow_client_outgoing("AP1", {"a": text})),
+            ("params", lambda: capability.allow_client_outgoing("AP1", {text: "a"})),
+            ("filters", lambda: capability.allow_event_stream({"a": number})),
+            ("ttl", lambda: capability.generate_token(number)),
+            ("now", lambda: capability.generate_token(now=number)),
+            ("api_key_sid", lambda: make(text, "k")),
+            ("api_key_secret", lambda: make("SK1", text)),
+            ("identity", lambda: make("SK1", "k", identity=text)),
+            ("push_credential_sid", lambda: make("SK1", "k", push_credential_sid=text)),
+            ("region", lambda: make("SK1", "k", region=text)),
+            ("service", lambda: ScopeURI(text, "a")),
+            ("privilege", lambda: ScopeURI("a", text)),
+            ("uri", lambda: ScopeURI.parse(text)),
+            ("text", lambda: encode_client_name(text)),
+            ("name", lambda: decode_client_name(text)),
+            ("token", lambda: verify_token(text, "secret")),
+            ("token", lambda: inspect_token(text)),
+            ("secret", lambda: verify_token(token, text)),
+            ("leeway", lambda: verify_token(token, "secret", leeway=number)),
+        ]
+        for argument, call in calls:
+            reason = rf"\b{argument}\b.*LazyProxy"
+            with self.subTest(reason), self.assertRaisesRegex(TypeError, reason):
+                call()
+        self.assertEqual(capability.generate_token(now=NOW), token)
 
 
 class SecretsTest(unittest.TestCase):
@@ -2162,6 +2254,41 @@ class Text(str, enum.Enum):
 
 class Number(enum.IntEnum):
     THREE = 3
+
+
+def lying(kind: type, lie: Any, **methods: Any) -> Any:
+    """A subclass that is within any limit, and adds up or turns to a lie."""
+    for name in ("eq", "ne", "lt", "le", "gt", "ge"):
+        methods[f"__{name}__"] = lambda self, other: True
+    for name in ("add", "radd", "int", "index", "float", "abs", "str", "repr"):
+        methods[f"__{name}__"] = lambda self, *other: lie
+    methods["__hash__"] = kind.__hash__
+    return type(f"Lying{kind.__name__.title()}", (kind,), methods)
+
+
+LyingInt = lying(int, 10**9)
+LyingFloat = lying(float, 1e12)
+LyingStr = lying(
+    str,
+    "lie",
+    encode=lambda self, *encoding: b"",
+    __len__=lambda self: 1,
+    __contains__=lambda self, part: False,
+    isascii=lambda self: True,
+    strip=lambda self, *chars: self,
+    startswith=lambda self, *prefix: False,
+)
+
+
+class LazyProxy:
+    """As Django's SimpleLazyObject and werkzeug's LocalProxy: it only pretends."""
+
+    def __init__(self, value: Any) -> None:
+        object.__setattr__(self, "value", value)
+
+    def __getattribute__(self, name: str) -> Any:
+        value = object.__getattribute__(self, "value")
+        return type(value) if name == "__class__" else getattr(value, name)
 
 
 def meaning(token: str, secret: str, now: float = NOW) -> list[Any]:

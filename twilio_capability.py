@@ -1007,23 +1007,28 @@ def _or_none(function: Callable[..., _T], *arguments: Any) -> _T | None:
 
 
 def _plain(argument: str, value: object, *types: type) -> Any:
-    """Return `value`, which must be of one of `types`, without its subclass.
+    """Return `value`, which must be of one of `types`, as just that type.
 
-    A subclass may override how it is joined, encoded or compared: markupsafe.Markup,
-    for one, would escape the rest of a token for HTML.
+    What is checked is what is used. A subclass may override how it is compared, encoded
+    or joined (markupsafe.Markup, for one, would escape the rest of a token for HTML),
+    so it is taken by its content. A lazy proxy, such as Django's SimpleLazyObject, lies
+    to isinstance() but not to type().
     """
-    if type(value) in types:
+    own = type(value)
+    if own in types:
         return value
     for plain in types:
-        if isinstance(value, plain) and not isinstance(value, bool):
+        if issubclass(own, plain) and own is not bool:
             return _TO_PLAIN[plain](value)
     names = " or ".join([plain.__name__ for plain in types])
-    raise TypeError(f"{argument} must be {names}, not {type(value).__name__}")
+    raise TypeError(f"{argument} must be {names}, not {own.__name__}")
 
 
+# Each without a call of a method that the subclass may have, also on PyPy, where
+# str.__str__ asks for the length, and int.__index__ for the int.
 _TO_PLAIN: dict[type, Callable[[Any], Any]] = {
-    str: str.__str__,
-    int: int.__index__,
+    str: lambda text: "".join([text]),
+    int: lambda number: int.__add__(number, 0),
     float: float.__float__,
 }
 
@@ -1073,6 +1078,9 @@ def _signing_key(argument: str, secret: str) -> bytes:
             f"{argument} must not begin or end with white space: was it read with its "
             "line break?"
         )
+    if "\0" in secret:
+        # HMAC pads keys with NULs, so that a NUL alone would be the empty key.
+        raise ValueError(f"{argument} must not contain a NUL")
     return secret.encode()
 
 
