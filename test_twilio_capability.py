@@ -1786,8 +1786,8 @@ class CommandLineTest(unittest.TestCase):
     def test_a_token_nested_too_deeply_is_status_1(self) -> None:
         # Where the limit is, and whether reading or writing meets it, is Python's.
         status = 0
-        for depth in (200, 900, 994, 2000, 20000):
-            token = mint('{"":' * depth + "1" + "}" * depth)
+        for depth in (200, 900, 994, 2000, 8000, 24000):
+            token = mint('{"":' + "[" * depth + "]" * depth + "}")
             status, _, errors = run("inspect", stdin=token)
             self.assertIn(status, (0, 1))
             self.assertEqual(errors.count("\n"), status, errors)
@@ -1816,15 +1816,30 @@ class CommandLineTest(unittest.TestCase):
         for command in ("generate", "verify", "inspect"):
             self.assertRegex(run("--help").output, rf"\n    {command}\s+\w+")
 
-    def test_streams_that_fail_are_no_traceback(self) -> None:
-        for error, status, reason in (
-            (OSError(5, "Input/output error"), 1, "standard input"),
-            (RecursionError(), 1, "nested too deeply"),
+    def test_input_that_cannot_be_read_is_status_1(self) -> None:
+        for error in (
+            OSError(5, "Input/output error"),
+            RuntimeError(),
+            RecursionError(),
         ):
-            self.assert_fails(status, reason, "verify", stdin=Failing(error))
+            self.assert_fails(1, "standard input", "verify", stdin=Failing(error))
+        for no_text in (None, io.BytesIO(b"a.b.c"), object()):
+            errors = io.StringIO()
+            with mock.patch.multiple(sys, stdin=no_text, stderr=errors):
+                self.assertEqual(main(["inspect"]), 1)
+            self.assertIn("standard input", errors.getvalue())
         interrupted = run("verify", stdin=Failing(KeyboardInterrupt()))
         self.assertEqual(interrupted, (130, "", ""))
-        self.assert_fails(1, "standard input", "verify", stdin=None)
+
+    def test_standard_input_is_read_no_further_than_a_token_can_be_long(self) -> None:
+        longest = mint('{"exp":1}' + " " * (49091 - 9))
+        self.assertEqual(len(longest), 65536)
+        for end in ("", "\n", "\r\n"):
+            self.assertEqual(run("inspect", stdin=longest + end).status, 0)
+        endless = io.StringIO("a" * 10**6)
+        self.assert_fails(1, "at most 65536", "inspect", stdin=endless)
+        self.assertLess(endless.tell(), 65536 + 10)
+        self.assert_fails(1, "at most 65536", "inspect", stdin=" " * 99 + longest)
 
     def test_output_that_cannot_be_written_is_status_1(self) -> None:
         broken, full = BrokenPipeError(32, "Broken pipe"), OSError(28, "Full")
@@ -1841,14 +1856,25 @@ class CommandLineTest(unittest.TestCase):
                     late = os.fstat(file.fileno())
                     self.assertTrue(os.path.samestat(late, os.stat(os.devnull)))
 
-    def test_a_stream_that_python_found_closed_is_no_traceback(self) -> None:
-        errors = io.StringIO()
-        token = alice().generate_token()
-        with mock.patch.multiple(sys, stdout=None, stderr=errors):
-            self.assertEqual(main(["inspect", token]), 1)
-        self.assertIn("closed", errors.getvalue())
-        with mock.patch.multiple(sys, stdout=None, stderr=None):
-            self.assertEqual(main(["inspect", "x"]), 1)
+    def test_the_status_stays_whatever_the_streams_do(self) -> None:
+        closed = io.StringIO()
+        closed.close()
+        broken: list[Any] = [None, closed, object(), io.BytesIO()]
+        broken += [Failing(error) for error in (OSError(28, "Full"), RuntimeError("x"))]
+        good = alice(AUTH_TOKEN).generate_token()
+        with mock.patch.dict(os.environ, ENVIRONMENT):
+            for stream in broken:
+                with mock.patch.object(sys, "stderr", stream):
+                    self.assertEqual(main(["generate", "--ttl", "0"]), 2)
+                    self.assertEqual(main(["generate", "--no-such-option"]), 2)
+                    self.assertEqual(main(["inspect", "x"]), 1)
+                for arguments in (["inspect", good], ["--help"], ["generate", "-h"]):
+                    with mock.patch.multiple(sys, stdout=stream, stderr=stream):
+                        self.assertEqual(main(arguments), 1)
+                    errors = io.StringIO()
+                    with mock.patch.multiple(sys, stdout=stream, stderr=errors):
+                        self.assertEqual(main(arguments), 1)
+                    self.assertIn("cannot write: ", errors.getvalue())
 
 
 @unittest.skipIf(os.name == "nt", "POSIX shells, pipes, signals and devices")
@@ -1894,13 +1920,14 @@ class ProcessTest(unittest.TestCase):
         with open("/dev/full", "wb") as full:
             result = process(*COMMAND, "generate", "--incoming", "a", stdout=full)
         assert_failed(self, result, 1, "No space left")
+        self.assertEqual(self.shell("2>/dev/full", "generate"), (2, "", ""))
 
     def test_ctrl_c_is_no_traceback(self) -> None:
         # The child says that it is about to read: the signal must not come before.
         script = (
             "import signal, sys, twilio_capability as t\n"
             "class Input:\n"
-            "    def read(self):\n"
+            "    def read(self, size):\n"
             "        print('reading', flush=True)\n"
             "        return sys.__stdin__.read()\n"
             "sys.stdin = Input()\n"

@@ -1135,14 +1135,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         _write(sys.stdout, output)
         return _fail(1, failure) if failure else 0
     except BrokenPipeError:  # whoever read the output has enough
-        _silence(sys.stdout)
         return 1
     except OSError as error:
-        _silence(sys.stdout)
         return _fail(1, f"cannot write: {error}")
-    except RecursionError:
-        return _fail(1, "the token is nested too deeply to be shown")
-    except InvalidTokenError as error:
+    except (InvalidTokenError, RecursionError) as error:  # the latter: nested deeply
         return _fail(1, str(error))
     except ValueError as error:
         return _fail(2, str(error))
@@ -1152,31 +1148,51 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _fail(status: int, message: str) -> int:
     """Print an error of one line, and return the exit status."""
-    if sys.stderr:
-        print(f"twilio-capability: {message}", file=sys.stderr)
+    try:
+        _write(sys.stderr, f"twilio-capability: {message}\n")
+    except OSError:
+        pass  # then the status alone has to tell
     return status
 
 
 def _write(stream: TextIO | None, text: str) -> None:
-    """Write all of `text` now, so that an error shows here and not at exit."""
+    """Write `text` at once, so that an error shows now; raise OSError for any."""
     if stream is None:  # as Python has it when the stream was closed from the start
         raise OSError("standard output is closed")
-    stream.write(text)
-    stream.flush()
+    try:
+        stream.write(text)
+        stream.flush()
+    except Exception as error:
+        _silence(stream)
+        if isinstance(error, OSError):
+            raise
+        raise OSError(str(error)) from None
 
 
 def _silence(stream: TextIO) -> None:
     """Let what could not be written go nowhere: Python tries again at exit."""
-    if stream is not None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, stream.fileno())
+    except Exception:
+        pass  # it is not a file, so that Python has nothing to write at exit
+    finally:
+        os.close(null)
 
 
 def _run(argv: Sequence[str] | None) -> tuple[str, str]:
     """Return what the command prints, and why the token does not verify, if so."""
+    from contextlib import redirect_stdout
+    from io import StringIO
+
+    # argparse prints the help and the version by itself, and then exits.
+    printed = StringIO()
     try:
-        given = _parser().parse_args(argv)
-    except SystemExit:  # argparse has printed the help or the version
-        return "", ""
+        with redirect_stdout(printed):
+            given = _parser().parse_args(argv)
+    except SystemExit:
+        return printed.getvalue(), ""
+
     if given.command == "generate":
         return _generate(given) + "\n", ""
 
@@ -1341,10 +1357,13 @@ def _variable(name: str, reason: str = "") -> str:
 
 
 def _standard_input() -> str:
+    """Return the token there, read no further than a token can be long."""
+    most = _MAX_TOKEN + len("\r\n")
     try:
-        return sys.stdin.read().strip()
-    except (AttributeError, OSError, ValueError):  # closed, or not text
+        text: str = _plain("token", sys.stdin.read(most + 1), str)
+    except Exception:  # closed, or not text, or not even a file
         raise InvalidTokenError("no token can be read from standard input") from None
+    return text.strip() if len(text) <= most else text
 
 
 def _verify(token: str, report: dict[str, Any], now: float) -> str:
