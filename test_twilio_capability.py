@@ -37,7 +37,7 @@ import unittest
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
+from types import FrameType, MappingProxyType
 from typing import Any, Callable, NamedTuple
 from unittest import mock
 
@@ -165,6 +165,30 @@ class CapabilityTokenTest(unittest.TestCase):
     def test_it_lives_for_an_hour_unless_told(self) -> None:
         token = Capability("AC1", "k").generate_token(now=0)
         self.assertEqual(inspect_token(token)["claims"]["exp"], 3600)
+
+
+class AllowingIsAllOrNothingTest(unittest.TestCase):
+    def test_ctrl_c_leaves_it_as_it_was_or_as_it_should_be(self) -> None:
+        for name, *arguments in (
+            (INCOMING, "bob"),
+            (OUTGOING, "AP1", {"a": "b", "c": 1}),
+            (EVENTS, {"a": "b"}),
+        ):
+            before = alice().generate_token(now=NOW)
+            complete = alice()
+            getattr(complete, name)(*arguments)
+            after = complete.generate_token(now=NOW)
+            left = set()
+            step = 0
+            interrupted = True
+            while interrupted:
+                step += 1
+                capability = alice()
+                call = partial(getattr(capability, name), *arguments)
+                interrupted = interrupt(call, step)
+                left.add(capability.generate_token(now=NOW))
+            self.assertEqual(left, {before, after})
+            self.assertGreater(step, 5)
 
 
 class GeneratingChangesNothingTest(unittest.TestCase):
@@ -2251,6 +2275,31 @@ def name_in_grants(lenient: bool, name: str) -> str:
     device = Capability("AC1", lenient_names=lenient)
     token = device.generate_access_token("SK1", "k", identity=name, now=NOW)
     return str(verify_token(token, "k", now=NOW)["grants"]["identity"])
+
+
+def interrupt(call: Call, step: int) -> bool:
+    """Press Ctrl-C before a certain step of the call; tell whether it came to that."""
+    steps = 0
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal steps
+        # PyPy goes by lines all the same, and older Pythons fail between opcodes.
+        frame.f_trace_opcodes = sys.version_info >= (3, 10)
+        if event in ("line", "opcode"):
+            steps += 1
+            if steps == step:
+                raise KeyboardInterrupt
+        return trace
+
+    tracing = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(tracing)
+    return False
 
 
 def both_tokens(capability: Capability) -> tuple[str, str]:

@@ -184,8 +184,11 @@ class Capability:
     `lenient_names`, a bool, it may have all that Twilio's servers are known to take,
     such as ``agent-7``: printable ASCII but space and ``"#%<>[\]^`{|}``.
 
-    Raises TypeError and ValueError, as do the methods. Threads that only generate may
-    share an object, since generating changes nothing.
+    Raises TypeError and ValueError, as do the methods, and then stays as it was.
+
+    Threads may share an object that is complete, since generating changes nothing;
+    calls that allow something need a lock around them. A copy goes its own way. A
+    pickle holds the auth token, so it is as secret as that.
     """
 
     def __init__(
