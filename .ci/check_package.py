@@ -1,10 +1,11 @@
-"""Build the sdist and the wheel, check them, and use both as their users do.
+"""Build the sdist and the wheel twice, check them, and use both as their users do.
 
 Takes a folder to work in. Run with "tox -e package".
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -37,9 +38,26 @@ def run(*command: object, cwd: Path = ROOT, stdin: str = "", **variables: str) -
     return done.stdout
 
 
+def build(folder: Path) -> dict[str, str]:
+    """Build the sdist and the wheel at a fixed time; return their hashes by name."""
+    run(
+        sys.executable,
+        "-m",
+        "build",
+        "--outdir",
+        folder,
+        SOURCE_DATE_EPOCH="1767225600",
+    )
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.iterdir()
+    }
+
+
 def check(work: Path) -> None:
     shutil.rmtree(work, ignore_errors=True)
-    run(sys.executable, "-m", "build", "--outdir", work / "dist")
+    if build(work / "dist") != build(work / "again"):
+        raise SystemExit("a second build gives other bytes")
     (sdist,) = (work / "dist").glob("*.tar.gz")
     (wheel,) = (work / "dist").glob("*.whl")
     run(sys.executable, "-m", "twine", "check", "--strict", sdist, wheel)
