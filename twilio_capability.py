@@ -14,6 +14,7 @@ A wrong type is a TypeError, a wrong value a ValueError, before anything changes
 message names the argument and the rule, never what was given: it may be a secret in the
 wrong place.
 """
+# Copyright (c) 2026 The twilio_capability authors
 # SPDX-License-Identifier: MIT
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ __all__ = [
     "inspect_token",
     "verify_token",
 ]
-__version__ = "1.0.0"
+__version__ = "1.1.0"
 
 
 # The rules, each with its source.
