@@ -37,7 +37,7 @@ import unittest
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from types import FrameType, MappingProxyType
+from types import FrameType, MappingProxyType, ModuleType, SimpleNamespace
 from typing import Any, Callable, NamedTuple
 from unittest import mock
 
@@ -2048,7 +2048,8 @@ class ModuleTest(unittest.TestCase):
 class ReadmeTest(unittest.TestCase):
     """Every block is run, and prints what the block behind it shows.
 
-    But for the test command, which would run itself, and Flask, see InteropTest.
+    But for the test command, which would run itself, the web frameworks, see
+    InteropTest, and the JavaScript, which a browser runs: tox -e browser.
     """
 
     def test_every_block_is_of_a_kind_that_is_run(self) -> None:
@@ -2056,7 +2057,9 @@ class ReadmeTest(unittest.TestCase):
         blocks = readme_blocks()
         shown = [block for block in blocks if block.shown]
         self.assertEqual(text.count("\n```"), 2 * (len(blocks) + len(shown)))
-        self.assertEqual({block.language for block in blocks}, {"sh", "python"})
+        self.assertEqual(
+            {block.language for block in blocks}, {"sh", "python", "javascript"}
+        )
         self.assertIn(Block("sh", TEST_COMMAND + "\n", ""), blocks)
 
     def test_ci_starts_with_the_test_command(self) -> None:
@@ -2078,6 +2081,8 @@ class ReadmeTest(unittest.TestCase):
                 command = f'exec "{sys.executable}" {script} "$@"'
                 wrapper.write_text(f"#!/bin/sh\n{command}\n", encoding="utf-8")
                 wrapper.chmod(0o755)
+            lines = [f"{name}={value}\n" for name, value in ENVIRONMENT.items()]
+            Path(folder, "twilio.env").write_text("".join(lines), encoding="utf-8")
             path = {"PATH": folder + os.pathsep + os.environ["PATH"]}
             for block in blocks:
                 if block.text.strip() == TEST_COMMAND:
@@ -2093,10 +2098,9 @@ class ReadmeTest(unittest.TestCase):
         ten_minutes = alice().generate_token(600, now=NOW)
         printed = {  # by those that show no output, for some words in them
             "# valid for ten minutes": f"{hour}\n{ten_minutes}\n",
-            "leeway=5": "Alice\n",
         }
         for block in readme_blocks():
-            if block.language != "python" or "flask" in block.text:
+            if block.language != "python" or "from tokens import" in block.text:
                 continue
             with contextlib.redirect_stdout(io.StringIO()) as output, clock(NOW):
                 exec(compile(block.text, "README.md", "exec"), {"__name__": "readme"})
@@ -2107,9 +2111,23 @@ class ReadmeTest(unittest.TestCase):
                 self.assert_prints(block, output.getvalue())
         self.assertEqual(printed, {})
 
+    def test_the_token_for_a_user_has_no_problem(self) -> None:
+        variables = {
+            "TWILIO_ACCOUNT_SID": REAL_ACCOUNT,
+            "TWILIO_API_KEY": REAL_KEY,
+            "TWILIO_API_SECRET": API_SECRET,
+            "TWILIO_APP_SID": REAL_APP,
+        }
+        with mock.patch.dict(os.environ, variables, clear=True):
+            answer = readme_tokens().token_for("ann.veal@example.com")
+        claims = verify_token(answer["token"], API_SECRET)
+        self.assertEqual(claims["grants"]["identity"], answer["identity"])
+        self.assertEqual(decode_client_name(answer["identity"]), "ann.veal@example.com")
+        self.assertEqual(inspect_token(answer["token"])["problems"], [])
+
     def test_every_argument_has_its_rule_in_the_table(self) -> None:
         text = README.read_text(encoding="utf-8")
-        table = text.partition("## The rules on input")[2].partition("\n## ")[0]
+        table = text.partition("## Arguments and their rules")[2].partition("\n## ")[0]
         cells = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
         named = {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
         methods = {
@@ -2117,7 +2135,13 @@ class ReadmeTest(unittest.TestCase):
         }
         functions = [Capability.__init__, *methods.values(), ScopeURI.__init__]
         arguments: set[str] = set()
-        for function in [*functions, verify_token]:
+        functions += [
+            encode_client_name,
+            decode_client_name,
+            verify_token,
+            inspect_token,
+        ]
+        for function in functions:
             arguments.update(inspect.signature(function).parameters)
         self.assertEqual(named - {"ScopeURI"}, arguments - {"self", "token"})
 
@@ -2219,21 +2243,57 @@ class InteropTest(unittest.TestCase):
             header = inspect_token(token)["header"]
             self.assertEqual(inspect_token(made)["header"], header)
 
-    def test_the_web_endpoint_of_the_readme_answers_its_user_alone(self) -> None:
-        (block,) = [block for block in readme_blocks() if "flask" in block.text]
-        namespace: dict[str, Any] = {"__name__": "readme"}
-        variables = {**ENVIRONMENT, "FLASK_SECRET_KEY": "k", "TWILIO_APP_SID": "AP1"}
-        with mock.patch.dict(os.environ, variables):
-            exec(compile(block.text, "README.md", "exec"), namespace)
-            browser = namespace["app"].test_client()
-            self.assertEqual(browser.post("/token").status_code, 401)
-            with browser.session_transaction(base_url="https://localhost") as session:
+    def assert_is_token_for(self, user_id: object, answer: Mapping[str, str]) -> None:
+        claims = verify_token(answer["token"], API_SECRET)
+        self.assertEqual(claims["grants"]["identity"], answer["identity"])
+        self.assertEqual(decode_client_name(answer["identity"]), str(user_id))
+
+    def test_the_flask_endpoint_of_the_readme_answers_its_user_alone(self) -> None:
+        with readme_endpoint("flask", FLASK_SECRET_KEY="k") as endpoint:
+            client = endpoint["app"].test_client()
+            self.assertEqual(client.post("/token").status_code, 401)
+            with client.session_transaction(base_url="https://localhost") as session:
                 session["user_id"] = 7
-            answer = browser.post("/token", base_url="https://localhost")
+            answer = client.post("/token", base_url="https://localhost")
+            self.assertEqual(client.get("/token").status_code, 405)
         self.assertEqual(answer.status_code, 200)
-        claims = verify_token(answer.get_json()["token"], AUTH_TOKEN)
-        self.assertIn("clientName=user_7", claims["scope"])
         self.assertEqual(answer.headers["Cache-Control"], "no-store")
+        self.assert_is_token_for(7, answer.get_json())
+
+    def test_the_django_endpoint_of_the_readme_answers_its_user_alone(self) -> None:
+        importlib.import_module("django.conf").settings.configure()
+        requests = importlib.import_module("django.test").RequestFactory()
+        with readme_endpoint("django") as endpoint:
+            request = requests.post("/token")
+            request.user = SimpleNamespace(is_authenticated=False)
+            self.assertEqual(endpoint["token"](request).status_code, 401)
+            request.user = SimpleNamespace(is_authenticated=True, pk=7)
+            answer = endpoint["token"](request)
+            self.assertEqual(endpoint["token"](requests.get("/")).status_code, 405)
+        self.assertEqual(answer.status_code, 200)
+        self.assertEqual(answer.headers["Cache-Control"], "no-store")
+        self.assert_is_token_for(7, json.loads(answer.content))
+
+    def test_the_fastapi_endpoint_of_the_readme_answers_its_user_alone(self) -> None:
+        sessions = importlib.import_module("starlette.middleware.sessions")
+        plain_text = importlib.import_module("starlette.responses").PlainTextResponse
+        test_client = importlib.import_module("starlette.testclient").TestClient
+
+        def log_in(request: Any) -> Any:
+            request.session["user_id"] = "ann@example.com"
+            return plain_text("logged in")
+
+        with readme_endpoint("fastapi") as endpoint:
+            endpoint["app"].add_middleware(sessions.SessionMiddleware, secret_key="k")
+            endpoint["app"].add_route("/login", log_in)
+            client = test_client(endpoint["app"])
+            self.assertEqual(client.post("/token").status_code, 401)
+            client.get("/login")
+            answer = client.post("/token")
+            self.assertEqual(client.get("/token").status_code, 405)
+        self.assertEqual(answer.status_code, 200)
+        self.assertEqual(answer.headers["Cache-Control"], "no-store")
+        self.assert_is_token_for("ann@example.com", answer.json())
 
 
 def load_tests(
@@ -2686,6 +2746,29 @@ def readme_blocks() -> list[Block]:
         else:
             blocks.append(Block(language, body, ""))
     return blocks
+
+
+def readme_tokens() -> Any:
+    """The README's module tokens."""
+    (text,) = [
+        block.text for block in readme_blocks() if "def token_for(" in block.text
+    ]
+    tokens = ModuleType("tokens")
+    exec(compile(text, "README.md", "exec"), vars(tokens))
+    return tokens
+
+
+@contextlib.contextmanager
+def readme_endpoint(framework: str, **variables: str) -> Iterator[dict[str, Any]]:
+    """What the README's block for a web framework defines, and credentials for it."""
+    mark = f"from {framework}"
+    (text,) = [block.text for block in readme_blocks() if mark in block.text]
+    namespace = {"__name__": "readme"}
+    environ = {**ENVIRONMENT, "TWILIO_APP_SID": "AP1", **variables}
+    modules = mock.patch.dict(sys.modules, tokens=readme_tokens())
+    with mock.patch.dict(os.environ, environ), modules:
+        exec(compile(text, "README.md", "exec"), namespace)
+        yield namespace
 
 
 def timeless(text: str) -> str:
