@@ -286,6 +286,19 @@ class InputRulesTest(unittest.TestCase):
             self.assert_takes(LETTERS_AND_DIGITS, call, prefix)
             self.assert_takes(LETTERS_AND_DIGITS, call, prefix + "1")
 
+    def test_an_error_about_a_sid_or_a_region_says_what_may_have_happened(self) -> None:
+        make = alice().generate_access_token
+        calls: list[tuple[str, Call]] = [
+            ("swapped with the token", lambda: Capability("secret", "AC1")),
+            ("TwiML app", lambda: alice().allow_client_outgoing("AC1")),
+            ("swapped with the secret", lambda: make("secret", "SK1")),
+            ("push credential", lambda: make("SK1", "k", push_credential_sid="SK1")),
+            ("such as us1", lambda: make("SK1", "k", region="ireland")),
+        ]
+        for hint, call in calls:
+            with self.assertRaisesRegex(ValueError, hint):
+                call()
+
     def test_a_region_is_two_small_letters_and_a_digit(self) -> None:
         make = partial(allowed((INCOMING, "a")).generate_access_token, "SK1", "k")
 

@@ -125,14 +125,16 @@ class ScopeURI:
     def __init__(
         self, service: str, privilege: str, params: Mapping[str, str] | None = None
     ) -> None:
-        self.service = _matching("service", service, _SCOPE_WORD)
-        self.privilege = _matching("privilege", privilege, _SCOPE_WORD)
+        hint = "such as client:incoming"
+        self.service = _matching("service", service, _SCOPE_WORD, hint)
+        self.privilege = _matching("privilege", privilege, _SCOPE_WORD, hint)
         self.params: dict[str, str] = _plain_params("params", params, str)
 
     @classmethod
     def parse(cls, uri: str) -> ScopeURI:
         """Return the scope in `uri`, as written by this module or any Twilio library.
 
+        But for twilio-ruby's with two params or filters, which cannot be told apart.
         Raises TypeError for a non-str and ValueError for what is not a scope URI.
 
         >>> ScopeURI.parse("scope:client:incoming?clientName=Alice").params
@@ -199,7 +201,9 @@ class Capability:
         *,
         lenient_names: bool = False,
     ) -> None:
-        self._account_sid = _matching("account_sid", account_sid, _ACCOUNT_SID)
+        self._account_sid = _matching(
+            "account_sid", account_sid, _ACCOUNT_SID, "was it swapped with the token?"
+        )
         self._lenient_names: bool = _plain("lenient_names", lenient_names, bool)
 
         self._key: bytes | None = None
@@ -210,6 +214,10 @@ class Capability:
         # what an access token grants for it. A call makes a new tuple, so that a copy
         # of the object goes its own way.
         self._permissions: tuple[tuple[str, str, Any], ...] = ()
+
+    def __repr__(self) -> str:
+        allowed = dict.fromkeys(_IN_WORDS[scope] for scope, _, _ in self._permissions)
+        return f"<Capability: {', '.join(allowed) or 'nothing'}>"
 
     def allow_client_incoming(self, client_name: str) -> None:
         """Let the device be called as `client_name`, for which see Capability."""
@@ -235,7 +243,7 @@ class Capability:
         `params`, which map str to str or int, to the application with each call.
         """
         application_sid = _matching(
-            "application_sid", application_sid, _APPLICATION_SID
+            "application_sid", application_sid, _APPLICATION_SID, "it is a TwiML app's"
         )
         params = _plain_params("params", params, str, int)
 
@@ -257,10 +265,6 @@ class Capability:
 
         query = _EVENTS_PATH + "&params=" + _percent_encoded(_form_encoded(filters))
         self._permissions += ((_SUBSCRIBE, query, None),)
-
-    def __repr__(self) -> str:
-        allowed = dict.fromkeys(_IN_WORDS[scope] for scope, _, _ in self._permissions)
-        return f"<Capability: {', '.join(allowed) or 'nothing'}>"
 
     def generate_token(
         self, ttl: int = DEFAULT_TTL, *, now: float | None = None
@@ -330,15 +334,20 @@ class Capability:
         >>> verify_token(token, "secret")["grants"]
         {'identity': 'Alice', 'voice': {}}
         """
-        api_key_sid = _matching("api_key_sid", api_key_sid, _API_KEY_SID)
+        api_key_sid = _matching(
+            "api_key_sid", api_key_sid, _API_KEY_SID, "was it swapped with the secret?"
+        )
         ttl = _seconds("ttl", ttl, 1, MAX_TTL, int)
         issued = _clock(now)
         if push_credential_sid is not None:
             push_credential_sid = _matching(
-                "push_credential_sid", push_credential_sid, _PUSH_CREDENTIAL_SID
+                "push_credential_sid",
+                push_credential_sid,
+                _PUSH_CREDENTIAL_SID,
+                "it is a push credential's",
             )
         if region is not None:
-            region = _matching("region", region, _REGION)
+            region = _matching("region", region, _REGION, "such as us1, ie1 or au1")
 
         name = self._only_name(identity)
         application = self._only_application()
@@ -1045,10 +1054,10 @@ def _text(argument: str, value: str) -> str:
     return text
 
 
-def _matching(argument: str, value: str, pattern: re.Pattern[str]) -> str:
+def _matching(argument: str, value: str, pattern: re.Pattern[str], hint: str) -> str:
     text: str = _plain(argument, value, str)
     if not pattern.fullmatch(text):
-        raise ValueError(f"{argument} must match {pattern.pattern}")
+        raise ValueError(f"{argument} must match {pattern.pattern}: {hint}")
     return text
 
 
