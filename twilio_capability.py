@@ -1,8 +1,9 @@
-"""Make and read Twilio capability tokens: one file, standard library only.
+"""Make, read and explain Twilio capability and access tokens, in one file.
 
-A capability token is a short-lived JWT that a server signs and hands to a browser or a
-phone. It says what that device may do with Twilio Client: be called under a name, call
-out, read events. The same permissions can be written as a voice access token.
+A capability token is a short-lived JWT that a server signs and hands to a browser. It
+says what that device may do with Twilio Client (Voice): be called under a name, call
+out, read events. A voice access token says the same to browsers and phones. Nothing is
+needed but the standard library.
 
 >>> capability = Capability("AC123123", "secret")
 >>> capability.allow_client_incoming("Alice")
