@@ -806,7 +806,7 @@ class ClientNameTest(unittest.TestCase):
 
     def test_any_text_comes_back(self) -> None:
         rng = random.Random(42799965656987)
-        for _ in range(3000):
+        for _ in range(2000):
             text = some_unicode(rng, 1 + rng.randrange(20))
             name = encode_client_name(text)
             self.assertRegex(name, r"\A[A-Za-z0-9_]+\Z")
@@ -1456,16 +1456,16 @@ class InspectTokenTest(unittest.TestCase):
 
     def test_nothing_at_all_gets_out_for_strange_json(self) -> None:
         rng = random.Random(7519)
-        signature = "." + "A" * 43
+        parts = []
+        for _ in range(1000):
+            places = rng.sample(STRANGE_PLACES, rng.randrange(1, 4))
+            changes = {place: rng.choice(STRANGE_VALUES) for place in places}
+            parts.append(good_parts(rng.choice(["capability", "access"]), changes))
+        headers = [segment(header) for header, _ in parts]
+        payloads = [segment(claims) for _, claims in parts]
         for _ in range(10000):
-            kind = rng.choice(["capability", "access"])
-            changes = {}
-            for _ in range(rng.randrange(1, 4)):
-                changes[rng.choice(STRANGE_PLACES)] = rng.choice(STRANGE_VALUES)
-            header, claims = good_parts(kind, changes)
-            segments = [segment(header), segment(claims)]
-            report = inspect_token(".".join(segments) + signature, now=NOW)
-            for line in report["problems"]:
+            token = f"{rng.choice(headers)}.{rng.choice(payloads)}.{'A' * 43}"
+            for line in inspect_token(token, now=NOW)["problems"]:
                 self.assertRegex(line, PROBLEM)
 
 
