@@ -369,6 +369,7 @@ class InputRulesTest(unittest.TestCase):
         self.assert_refused(
             ValueError, "client_name", both_tokens, allowed((INCOMING, "a" * 122))
         )
+        both_tokens(allowed((INCOMING, "a" * 121)))
 
     def test_lenient_names_have_all_characters_that_twilio_is_known_to_take(
         self,
@@ -403,7 +404,8 @@ class InputRulesTest(unittest.TestCase):
         cases = [
             ("agent-7", [encode, lenient]),
             ("+14155550100", [encode, lenient]),
-            ("-" * 41, [lenient]),  # 123 once encoded
+            ("-" * 40 + "a", [encode, lenient]),  # 121 once encoded
+            ("-" * 41, [lenient]),  # 123
             ("a b", [encode]),
             ("é", [encode]),
             ("\ud800", []),
@@ -475,6 +477,8 @@ class InputRulesTest(unittest.TestCase):
         for argument, call in calls[:3]:
             self.assert_refused(ValueError, argument, call, 2**53 - 86399)
         self.assert_refused(TypeError, *calls[3], None)
+        with self.assertRaisesRegex(TypeError, "now must be int or float, not str"):
+            verify_token(token, "k", now="1")  # type: ignore[arg-type]
 
     def test_a_word_of_a_scope_uri_is_letters_digits_and_three_marks(self) -> None:
         calls: list[tuple[str, Call]] = [
@@ -503,6 +507,7 @@ class InputRulesTest(unittest.TestCase):
             (capability.generate_token, [60, 0]),
             (capability.generate_access_token, ["SK1", "k", 60, "Alice"]),
             (verify_token, [token, "secret", 0]),
+            (inspect_token, [token, 0]),
         ]
         for call, given in calls:
             call(*given[:-1])
@@ -1150,6 +1155,11 @@ class VerifyTokenTest(unittest.TestCase):
         for bad in (
             *(f"{head}.{payload}{end}" for end in ("=", "==", "AAA")),
             *(f"{head}.{payload[:4]}{mark}{payload[4:]}" for mark in "\n!+/"),
+            *(
+                f"{head}.{payload}{char}"
+                for char in CHARACTERS[:0x80]
+                if char not in BASE64URL + "."
+            ),
             f"{head}." + payload.replace("_", "/").replace("-", "+"),
             *(f"{head}{end}.{payload}" for end in ("=", "==", "\t")),
             f"{head[:4]} {head[4:]}.{payload}",
@@ -1288,6 +1298,23 @@ class InspectTokenTest(unittest.TestCase):
                 expected = [problem("claims.iss", words, codes)]
                 self.assert_problems(kind, "claims.iss", value, expected)
 
+    def test_a_sid_has_32_hex_digits(self) -> None:
+        cases = [
+            ("capability", "claims.iss", "AC"),
+            ("access", "claims.iss", "SK"),
+            ("access", "claims.sub", "AC"),
+            ("access", VOICE + ".outgoing.application_sid", "AP"),
+            ("access", VOICE + ".push_credential_sid", "CR"),
+        ]
+        for kind, place, prefix in cases:
+            sids = [prefix + "0" * 31 + character for character in CHARACTERS]
+            good = []
+            for sid in [*sids, prefix.lower() + "0" * 32, prefix + "0" * 32 + "\n"]:
+                token = good_token(kind, {place: sid})
+                if not inspect_token(token, now=NOW)["problems"]:
+                    good.append(sid[-1])
+            self.assertEqual(good, sorted("0123456789ABCDEFabcdef"))
+
     def test_each_fault_of_a_scope_is_a_problem_with_its_place(self) -> None:
         for uris, place, words, codes in SCOPE_FAULTS:
             expected = [problem("scopes[1]" + place, words, codes)] if words else []
@@ -1307,18 +1334,26 @@ class InspectTokenTest(unittest.TestCase):
                 problems = inspect_token(f"{start}.{bad}", now=NOW)["problems"]
                 expected = [problem("signature", words, codes[kind]), *known]
                 self.assertEqual(problems, expected)
-            for other in (mint({}, "x"), "A" * 43):
-                other = f"{start}.{other.rpartition('.')[2]}"
-                self.assertEqual(inspect_token(other, now=NOW)["problems"], known)
+
+        start = good_token("capability").rpartition(".")[0]
+        taken = []
+        for character in CHARACTERS:
+            with contextlib.suppress(InvalidTokenError):
+                report = inspect_token(f"{start}.{'A' * 42}{character}", now=NOW)
+                if not report["problems"]:
+                    taken.append(character)
+        self.assertEqual(taken, sorted(BASE64URL))
 
     def test_of_a_token_of_unknown_kind_only_three_places_are_judged(self) -> None:
         words = "must have scope or grants; without them it is not a Twilio voice token"
         unknown = problem("claims", words, "31204, 20101")
         alg = problem("header.alg", "must be HS256; make a new token", "31204, 20102")
-        for header, problems in ((HEADER, [unknown]), ('{"typ":1}', [alg, unknown])):
-            report = inspect_token(mint({"iss": 1, "aud": 1}, header=header))
-            self.assertEqual(report["kind"], "unknown")
-            self.assertEqual(report["problems"], problems)
+        cases = [('{"alg":"HS256","twr":1}', [unknown]), ('{"typ":1}', [alg, unknown])]
+        for header, problems in cases:
+            for claims in ({"iss": 1, "aud": 1, "nbf": ""}, {"iss": "AC1", "exp": 0}):
+                report = inspect_token(mint(claims, header=header))
+                self.assertEqual(report["kind"], "unknown")
+                self.assertEqual(report["problems"], problems)
 
     def test_what_kind_a_token_is_of(self) -> None:
         for kind, header, claims in (
@@ -1336,28 +1371,36 @@ class InspectTokenTest(unittest.TestCase):
     def test_several_faults_are_several_problems_in_the_order_of_the_table(
         self,
     ) -> None:
-        faults: dict[str, Any] = {
-            "claims.scope": "x scope:client:outgoing?appSid=x&appParams=y&clientName=%22",
-            "claims.exp": NOW - 1,
-            "header.alg": "none",
-        }
-        report = inspect_token(good_token("capability", faults), now=NOW)
-        places = [line.partition(":")[0] for line in report["problems"]]
-        params = [
-            f"scopes[1].params.{name}" for name in ("clientName", "appSid", "appParams")
-        ]
-        self.assertEqual(places, ["header.alg", "claims.exp", "scopes[0]", *params])
+        ends = ["claims.exp", "claims.nbf", "claims.aud"]
+        start = ["header.alg", "signature", "claims.iss"]
+        cases: list[tuple[str, Any, list[str]]] = [
+            ("capability", "", [*start, *ends, "claims.scope"]),
+            ("access", "a-b", [
+                "header.alg", "header.typ", "header.cty", "header.twr", "signature",
+                "claims.iss", "claims.sub", *ends, IDENTITY,
+                VOICE + ".outgoing.application_sid", VOICE + ".push_credential_sid",
+            ]),
+            ("access", "a-b", [IDENTITY, VOICE]),
+            ("access", "a-b", ["claims.exp", "claims.grants"]),
+        ]  # fmt: skip
+        for kind, bad, places in cases:
+            token = good_token(kind, dict.fromkeys(places, bad))
+            token = token[:-1] if "signature" in places else token
+            problems = inspect_token(token, now=NOW)["problems"]
+            self.assertEqual([line.partition(":")[0] for line in problems], places)
 
-        faults = {
-            "claims.grants.voice": {"push_credential_sid": "x"},
-            "claims.grants.identity": "",
-            "claims.iss": REAL_ACCOUNT,
-        }
-        report = inspect_token(good_token("access", faults), now=NOW)
-        places = [line.partition(":")[0] for line in report["problems"]]
-        voice = "claims.grants.voice"
-        expected = ["claims.iss", "claims.grants.identity", voice]
-        self.assertEqual(places, [*expected, voice + ".push_credential_sid"])
+        params = "appSid=x&appParams=y&params=y&clientName=a-b"
+        faults = {"claims.scope": f"x scope:client:outgoing?{params}", "claims.exp": 0}
+        problems = inspect_token(good_token("capability", faults), now=NOW)["problems"]
+        names = ["clientName", "appSid", "appParams", "params"]
+        places = ["claims.exp", "scopes[0]"]
+        places += [f"scopes[1].params.{name}" for name in names]
+        self.assertEqual([line.partition(":")[0] for line in problems], places)
+
+        voice = {VOICE: {"push_credential_sid": "x"}}
+        problems = inspect_token(good_token("access", voice), now=NOW)["problems"]
+        places = [VOICE, VOICE + ".push_credential_sid"]
+        self.assertEqual([line.partition(":")[0] for line in problems], places)
 
     def test_it_says_when_a_token_expires(self) -> None:
         for exp, expires, expired in EXPIRIES:
@@ -1396,19 +1439,31 @@ class InspectTokenTest(unittest.TestCase):
             ("empty", ["", " ", "\n"]),
             (
                 "quotes",
-                [f'"{token}"', f"'{token}'", f"b'{token}'", f"`{token}`", token + '"'],
+                [mark + token for mark in ('"', "'", "`", ' "', "\n'", " `")],
             ),
+            (
+                "quotes",
+                [token + mark for mark in ('"', "'", "`", "' ", '"\n', "`\r\n")],
+            ),
+            ("quotes", [f'"{token}"', f"b'{token}'", '"é.b.c"']),
             (
                 "JSON",
                 [f'{{"token": "{token}"}}', json.dumps({"a": {"b": token}}, indent=1)],
             ),
-            ("Bearer", ["Bearer " + token, "bearer " + token]),
+            ("JSON", [" {x", "\n{"]),
+            ("Bearer", ["Bearer " + token, "bearer " + token, " Bearer " + token]),
             ("Bearer", ["Authorization: Bearer " + token, "Bearer%20" + token]),
+            (
+                "Bearer",
+                ["Authorization:bearer " + token, "authorization:  bearer " + token],
+            ),
             (
                 "line break",
                 [token + "\n", token[:50] + "\r\n" + token[50:], " " + token],
             ),
-            ("percent-encoded", [token.replace(".", "%2E"), token + "%3D"]),
+            ("percent-encoded", [token.replace(".", "%2E"), token + "%3D", "%2e"]),
+            ("percent-encoded", [f"{token}%{byte:02x}" for byte in range(256)]),
+            ("percent-encoded", [f"{token}%{byte:02X}" for byte in range(256)]),
             ("cut off", [token[:50], token.rpartition(".")[0], "eyJ", "a.b"]),
             ("encrypted", ["a.b.c.d.e"]),
             ("more segments", [token + ".a", "a.b.c.d.e.f", "." * 9999]),
@@ -1686,8 +1741,9 @@ class CommandLineTest(unittest.TestCase):
             ("TWILIO_API_KEY", access),
             ("TWILIO_API_SECRET", access),
         ):
-            self.assert_fails(2, name, *arguments, env=without(name))
-            self.assert_fails(2, name, *arguments, env={**ENVIRONMENT, name: ""})
+            reason = f"capability: {name} must be set"
+            self.assert_fails(2, reason, *arguments, env=without(name))
+            self.assert_fails(2, reason, *arguments, env={**ENVIRONMENT, name: ""})
 
     def test_wrong_usage_is_one_line_and_status_2(self) -> None:
         for reason, arguments in (
@@ -1709,8 +1765,11 @@ class CommandLineTest(unittest.TestCase):
             ("client_name must", "generate --incoming="),
             ("application_sid must", "generate --outgoing s3cr3t"),
             ("--param: must be KEY=VALUE", "generate --outgoing AP1 --param s3cr3t"),
-            ("twice", "generate --outgoing AP1 --param a=1 --param a=2"),
-            ("twice", "generate --events --event-filter a= --event-filter a="),
+            ("--param: .*twice", "generate --outgoing AP1 --param a=1 --param a=2"),
+            (
+                "--event-filter: .*twice",
+                "generate --events --event-filter a= --event-filter a=",
+            ),
             ("--param needs --outgoing", "generate --incoming a --param a=1"),
             ("-filter needs --events", "generate --incoming a --event-filter a=1"),
             ("--identity needs --access", "generate --incoming a --identity a"),
@@ -1779,6 +1838,21 @@ class CommandLineTest(unittest.TestCase):
             self.assertEqual((status, json.loads(output)), (1, report))
             self.assertRegex(errors, rf"\Atwilio-capability: [^\n]*{reason}[^\n]*\n\Z")
 
+    def test_verify_says_nothing_of_a_token_when_the_secret_is_at_fault(self) -> None:
+        token = alice(AUTH_TOKEN).generate_token(now=NOW)
+        variables = {**ENVIRONMENT, "TWILIO_AUTH_TOKEN": AUTH_TOKEN + "\n"}
+        self.assert_fails(2, "secret must.*line break", "verify", token, env=variables)
+
+    def test_verify_and_its_report_go_by_one_clock(self) -> None:
+        token = alice(AUTH_TOKEN).generate_token(60, now=NOW)
+        times = itertools.count(NOW + 59)
+        stdout = io.StringIO()
+        ticking = mock.patch.object(time, "time", lambda: next(times))
+        environ = mock.patch.dict(os.environ, ENVIRONMENT)
+        with ticking, environ, mock.patch.object(sys, "stdout", stdout):
+            self.assertEqual(main(["verify", token]), 0)
+        self.assertIs(json.loads(stdout.getvalue())["expired"], False)
+
     def test_verify_knows_an_access_token_by_its_kind(self) -> None:
         claims = {"exp": NOW + 60, "grants": {}}
         for header in (HEADER, ACCESS_HEADER, '{"alg":"HS256","cty":"JWT"}'):
@@ -1829,6 +1903,9 @@ class CommandLineTest(unittest.TestCase):
             self.assertIn(status, (0, 1))
             self.assertEqual(errors.count("\n"), status, errors)
         self.assertEqual(status, 1)
+        token = mint("{}")
+        with mock.patch.object(json, "dumps", side_effect=RecursionError("too deep")):
+            self.assert_fails(1, "too deep", "inspect", token)
 
     def test_version_and_help(self) -> None:
         self.assertRegex(twilio_capability.__version__, r"\A\d+\.\d+\.\d+\Z")
@@ -1880,6 +1957,8 @@ class CommandLineTest(unittest.TestCase):
 
     def test_output_that_cannot_be_written_is_status_1(self) -> None:
         broken, full = BrokenPipeError(32, "Broken pipe"), OSError(28, "Full")
+        interrupted = run("--version", stdout=Failing(KeyboardInterrupt()))
+        self.assertEqual(interrupted.status, 130)
         for arguments in ("generate --incoming a", "--help", "--version"):
             for error, errors in (
                 (broken, ""),
@@ -2732,7 +2811,8 @@ def assert_failed(
 ) -> None:
     """One line of errors, with no secret or SID in it, and no output."""
     test.assertEqual((result.status, result.output), (status, ""), result.errors)
-    test.assertRegex(result.errors, rf"\Atwilio-capability: [^\n]*({reason})[^\n]*\n\Z")
+    test.assertRegex(result.errors, r"\Atwilio-capability: [^\n]*\n\Z")
+    test.assertRegex(result.errors, reason)
     for secret in ("s3cr3t", "AC123123", "SK123123", "AP123123"):
         test.assertNotIn(secret, result.errors)
 
@@ -2827,7 +2907,7 @@ NOT_SCOPE_URIS = [
     "", "scope", "scope:a", "scope::b", "scope:a:", "scope:a:b:c", "scope:a:b:c=d",
     "Scope:a:b", "SCOPE:a:b", "xscope:a:b", " scope:a:b", "scope:a:b&c=d", "scope:a:b\n",
     "scope:a:b?c=d\n", "scope:a c:b", "scope:%61:b", "scope:a:b?c", "scope:a:b?c=1&",
-    "scope:a:b?&c=1", "scope:a:b?c=1&&d=2", "scope:a:b?c=1&c=2", "scope:a:b?c=1&%63=2",
+    "scope:a:b?&c=1", "scope:a:b?%FF=c", "scope:a:b?c=1&&d=2", "scope:a:b?c=1&c=2", "scope:a:b?c=1&%63=2",
     *("scope:a:b?c=" + value for value in (
         "%", "%4", "%4G", "%zz", "%ff", "%ED%A0%80", "b c", "é", "b#c", '"b"', "\ud800",
         *"[\\]^`{|}<>",
