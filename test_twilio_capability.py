@@ -609,6 +609,44 @@ class HostileObjectsTest(unittest.TestCase):
             with self.assertRaisesRegex(ValueError, r"\bauth_token must\b"):
                 Capability("AC1", LyingStr(empty))
 
+    def test_a_name_that_lies_does_not_take_the_place_of_another(self) -> None:
+        names = {LyingStr("a"): "1", LyingStr("b"): "2"}
+        device = allowed((INCOMING, "x"), (OUTGOING, "AP1", names))
+        plain = allowed((INCOMING, "x"), (OUTGOING, "AP1", {"a": "1", "b": "2"}))
+        self.assertEqual(both_tokens(device), both_tokens(plain))
+
+        class Pairs(typing.Mapping[str, str]):
+            def __iter__(self) -> Iterator[str]:
+                return iter([SameStr("a"), SameStr("b")])
+
+            def __len__(self) -> int:
+                return 2
+
+            def __getitem__(self, name: str) -> str:
+                return {"a": "1", "b": "2"}["".join([name])]
+
+        device = allowed((INCOMING, "x"), (OUTGOING, "AP1", Pairs()))
+        self.assertEqual(both_tokens(device), both_tokens(plain))
+
+    def test_two_names_of_equal_text_are_refused(self) -> None:
+        class Other(str):
+            __hash__ = object.__hash__
+
+            def __eq__(self, other: object) -> bool:
+                return self is other
+
+        params: dict[str, str] = {Other("a"): "1", Other("a"): "2"}
+        with self.assertRaisesRegex(ValueError, "params name must"):
+            alice().allow_client_outgoing("AP1", params)
+
+    def test_a_dict_is_its_content_whatever_its_items_are_said_to_be(self) -> None:
+        class Shy(typing.Dict[str, Any]):
+            def items(self) -> Any:
+                return [("a", "1")]
+
+        with self.assertRaisesRegex(TypeError, "params value must"):
+            alice().allow_client_outgoing("AP1", Shy(a=["1", "2"]))
+
     def test_a_number_that_lies_loosens_no_limit(self) -> None:
         capability = alice()
         expired = capability.generate_token(60, now=NOW)
@@ -2490,10 +2528,11 @@ def lying(kind: type, lie: Any, **methods: Any) -> Any:
         methods[f"__{name}__"] = lambda self, other: True
     for name in ("add", "radd", "int", "index", "float", "abs", "str", "repr"):
         methods[f"__{name}__"] = lambda self, *other: lie
-    methods["__hash__"] = kind.__hash__
+    methods.setdefault("__hash__", kind.__hash__)
     return type(f"Lying{kind.__name__.title()}", (kind,), methods)
 
 
+SameStr = lying(str, "lie", __hash__=lambda self: 1)
 LyingInt = lying(int, 10**9)
 LyingFloat = lying(float, 1e12)
 LyingStr = lying(

@@ -1098,18 +1098,23 @@ def _signing_key(argument: str, secret: str) -> bytes:
     return secret.encode()
 
 
-def _plain_params(
-    argument: str, params: Mapping[str, Any] | None, *types: type
-) -> dict[str, Any]:
+def _plain_params(argument: str, params: Any, *types: type) -> dict[str, Any]:
     """Return a copy of the mapping `params`, which is read once."""
     if params is None:
         return {}
-    if not isinstance(params, Mapping):
+    fields: Any
+    if issubclass(type(params), dict):
+        fields = dict.items(params)  # a subclass is taken by its content
+    elif isinstance(params, Mapping):
+        fields = params.items()
+    else:
         raise TypeError(f"{argument} must be a mapping, not {type(params).__name__}")
 
-    copy = {}
-    for name, value in dict(params).items():
+    copy: dict[str, Any] = {}
+    for name, value in fields:
         name = _text(argument + " name", name)
+        if name in copy:
+            raise ValueError(f"{argument} name must not come twice")
         value = _plain(argument + " value", value, *types)
         if type(value) is str:
             value = _text(argument + " value", value)
