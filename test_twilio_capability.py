@@ -2014,7 +2014,8 @@ class CommandLineTest(unittest.TestCase):
         closed = io.StringIO()
         closed.close()
         broken: list[Any] = [None, closed, object(), io.BytesIO()]
-        broken += [Failing(error) for error in (OSError(28, "Full"), RuntimeError("x"))]
+        errors = [OSError(28, "Full"), OSError("two\nlines"), RuntimeError("x")]
+        broken += [Failing(error) for error in [*errors, Unspeakable()]]
         good = alice(AUTH_TOKEN).generate_token()
         with mock.patch.dict(os.environ, ENVIRONMENT):
             for stream in broken:
@@ -2025,10 +2026,13 @@ class CommandLineTest(unittest.TestCase):
                 for arguments in (["inspect", good], ["--help"], ["generate", "-h"]):
                     with mock.patch.multiple(sys, stdout=stream, stderr=stream):
                         self.assertEqual(main(arguments), 1)
-                    errors = io.StringIO()
-                    with mock.patch.multiple(sys, stdout=stream, stderr=errors):
+                    lines = io.StringIO()
+                    with mock.patch.multiple(sys, stdout=stream, stderr=lines):
                         self.assertEqual(main(arguments), 1)
-                    self.assertIn("cannot write: ", errors.getvalue())
+                    self.assertRegex(lines.getvalue(), r"\A.*cannot write: .*\n\Z")
+            interrupted = Failing(KeyboardInterrupt())
+            with mock.patch.object(sys, "stderr", interrupted):
+                self.assertEqual(main(["inspect", "x"]), 130)
 
 
 @unittest.skipIf(os.name == "nt", "POSIX shells, pipes, signals and devices")
@@ -2791,6 +2795,13 @@ class Failing(io.StringIO):
 
     def fileno(self) -> int:
         return self.number
+
+
+class Unspeakable(Exception):
+    """An error that cannot be put into words."""
+
+    def __str__(self) -> str:
+        raise ZeroDivisionError
 
 
 def clock(now: float) -> contextlib.AbstractContextManager[Any]:

@@ -1150,6 +1150,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     cannot be written; 2 for wrong usage or a missing variable; 130 for Ctrl-C.
     """
     try:
+        return _exit_status(argv)
+    except KeyboardInterrupt:
+        return 130  # as a shell reports it
+
+
+def _exit_status(argv: Sequence[str] | None) -> int:
+    try:
         output, failure = _run(argv)
         _write(sys.stdout, output)
         return _fail(1, failure) if failure else 0
@@ -1161,8 +1168,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(1, str(error))
     except ValueError as error:
         return _fail(2, str(error))
-    except KeyboardInterrupt:
-        return 130  # as a shell reports it
 
 
 def _fail(status: int, message: str) -> int:
@@ -1181,11 +1186,19 @@ def _write(stream: TextIO | None, text: str) -> None:
     try:
         stream.write(text)
         stream.flush()
+    except BrokenPipeError:
+        _silence(stream)
+        raise
     except Exception as error:
         _silence(stream)
-        if isinstance(error, OSError):
-            raise
-        raise OSError(str(error)) from None
+        raise OSError(_in_one_line(error)) from None
+
+
+def _in_one_line(error: Exception) -> str:
+    try:
+        return " ".join(str(error).split())
+    except Exception:  # it is the stream's own, so it may do anything
+        return type(error).__name__
 
 
 def _silence(stream: TextIO) -> None:
