@@ -451,11 +451,11 @@ def encode_client_name(text: str) -> str:
     text = _text("text", text)
     if not text:
         raise ValueError("text must not be empty")
-    name = _encoded_name(text)
-    if len(name) > _MAX_CLIENT_NAME:
+    name = _encoded_name(text[:_MAX_CLIENT_NAME])
+    if len(text) > _MAX_CLIENT_NAME or len(name) > _MAX_CLIENT_NAME:
         raise ValueError(
-            f"text must make a name of 1 to {_MAX_CLIENT_NAME} characters, and makes "
-            f"one of {len(name)}: take a shorter id"
+            f"text must be at most {_MAX_CLIENT_NAME} characters long as a name, where "
+            "a letter or digit is one and another byte three: take a shorter id"
         )
     return name
 
@@ -679,18 +679,12 @@ def _differs(expected: str) -> _Rule:
     return lambda value, now: value != expected
 
 
-def _mismatches(pattern: re.Pattern[str], most: int = sys.maxsize) -> _Rule:
-    return lambda value, now: (
-        not (isinstance(value, str) and len(value) <= most and pattern.fullmatch(value))
-    )
+def _mismatches(pattern: re.Pattern[str]) -> _Rule:
+    return lambda value, now: not (isinstance(value, str) and pattern.fullmatch(value))
 
 
 def _if_there(rule: _Rule) -> _Rule:
     return lambda value, now: value is not _ABSENT and rule(value, now)
-
-
-def _if_not_empty(rule: _Rule) -> _Rule:
-    return _if_there(lambda value, now: value != "" and rule(value, now))
 
 
 def _scope_name(scope: dict[str, Any]) -> str:
@@ -758,8 +752,10 @@ _TOKEN_ROWS: tuple[_Row, ...] = (
      "must be there, an object with identity and voice", None, "20106", None),
     ("claims.grants.identity", lambda name, now: not (isinstance(name, str) and name),
      "must be there, the name of the device", None, "20106", None),
-    ("claims.grants.identity", _mismatches(_LENIENT_NAME, _MAX_IDENTITY),
-     "must be at most 121 of A-Za-z0-9_; use encode_client_name", None, "31105", None),
+    ("claims.grants.identity", lambda name, now: len(name) > _MAX_IDENTITY,
+     "must be at most 121 characters; use a shorter name", None, "31105", None),
+    ("claims.grants.identity", _mismatches(_LENIENT_NAME),
+     "must be of A-Za-z0-9_; use encode_client_name", None, "31105", None),
     ("claims.grants.identity", _mismatches(_CLIENT_NAME),
      _MAY_WORK, None, "", None),
     ("claims.grants.voice", lambda voice, now: not isinstance(voice, dict),
@@ -788,9 +784,13 @@ _SCOPE_ROWS: tuple[_Row, ...] = (
         _scope_name(scope) == _OUTGOING and "appSid" not in scope["params"]),
      "must have appSid, the SID of a TwiML app", "", None, None),
     ("scopes[i].params.clientName",
-     _if_not_empty(_mismatches(_LENIENT_NAME, _MAX_CLIENT_NAME)),
-     "must be at most 256 of A-Za-z0-9_; use encode_client_name", "31105", None, None),
-    ("scopes[i].params.clientName", _if_not_empty(_mismatches(_CLIENT_NAME)),
+     _if_there(lambda name, now: len(name) > _MAX_CLIENT_NAME),
+     "must be at most 256 characters; use a shorter name", "31105", None, None),
+    ("scopes[i].params.clientName",
+     _if_there(lambda name, now: name != "" and not _LENIENT_NAME.fullmatch(name)),
+     "must be of A-Za-z0-9_; use encode_client_name", "31105", None, None),
+    ("scopes[i].params.clientName",
+     _if_there(lambda name, now: name != "" and not _CLIENT_NAME.fullmatch(name)),
      _MAY_WORK, "", None, None),
     ("scopes[i].params.appSid", _if_there(_mismatches(_REAL_APPLICATION_SID)),
      "must be the TwiML app's SID, AP and 32 hex digits", "", None, None),
@@ -1077,7 +1077,7 @@ def _checked_name(argument: str, value: str, most: int, lenient: bool) -> str:
     if encoded is not None and len(encoded) <= most:
         message += "; encode_client_name makes such a name of any text"
     if _LENIENT_NAME.fullmatch(name):
-        message += "; Capability(..., lenient_names=True) takes this one as it is"
+        message += "; lenient_names (--lenient-names) takes this one as it is"
     raise ValueError(message)
 
 
