@@ -491,14 +491,6 @@ def decode_client_name(name: str) -> str:
     return text
 
 
-def _encoded_name(text: str) -> str:
-    return re.sub(
-        "[^A-Za-z0-9]",
-        lambda other: "".join([f"_{byte:02X}" for byte in other[0].encode()]),
-        text,
-    )
-
-
 # Reading a token.
 
 
@@ -536,6 +528,70 @@ def verify_token(
     claims = _json_object("payload", payload)
     _check_claims(claims, leeway, now)
     return claims
+
+
+def _is_signed(signing_input: bytes, signature: bytes, secret: str) -> bool:
+    """Compare the base64url text, not its bytes, so that it has only one spelling.
+
+    This is a function of its own so that the key is gone before an error is raised:
+    error trackers send the local variables of each frame along.
+    """
+    key = _signing_key("secret", secret)
+    return hmac.compare_digest(_signature(signing_input, key), signature)
+
+
+def _check_header(header: dict[str, Any]) -> None:
+    if header.get("alg") != "HS256" or "crit" in header:
+        raise InvalidTokenError(
+            "the header must have alg HS256 and no crit, as every Twilio token has: "
+            "make a new token"
+        )
+
+
+def _check_claims(claims: dict[str, Any], leeway: float, now: int) -> None:
+    """Check that the token is for us, and valid at `now`, give or take `leeway`."""
+    if "aud" in claims:  # RFC 7519, section 4.1.3
+        raise InvalidTokenError(
+            "the token must have no aud: it is for somebody else, and no Twilio token "
+            "has one"
+        )
+
+    exp = claims.get("exp")
+    if type(exp) is not int or abs(exp) > _MAX_JSON_INT:
+        raise InvalidTokenError(
+            "exp must be an int of seconds since the epoch, up to 2**53: make a new "
+            "token"
+        )
+
+    nbf = claims.get("nbf", 0)
+    if type(nbf) not in (int, float):
+        raise InvalidTokenError(
+            "nbf must be a number of seconds since the epoch: make a new token, best "
+            "without it"
+        )
+
+    if exp + leeway <= now:
+        expired = _iso8601(exp) or exp
+        raise ExpiredTokenError(f"the token expired at {expired}: make a new one")
+
+    if now + leeway < nbf:
+        raise InvalidTokenError(
+            "the token is not valid yet (nbf): compare the clocks of the two machines, "
+            "or allow some leeway"
+        )
+
+
+def _iso8601(seconds: int) -> str | None:
+    """Return seconds since the epoch as a date, or None outside of the years 1-9999."""
+    from datetime import datetime, timedelta
+
+    try:
+        return (datetime(1970, 1, 1) + timedelta(seconds=seconds)).isoformat() + "Z"
+    except OverflowError:
+        return None
+
+
+# Why Twilio refuses a token.
 
 
 def inspect_token(token: str, *, now: float | None = None) -> dict[str, Any]:
@@ -607,72 +663,17 @@ def _scope_apart(uri: str) -> dict[str, Any]:
     return {"service": scope.service, "privilege": scope.privilege, "params": params}
 
 
-def _is_signed(signing_input: bytes, signature: bytes, secret: str) -> bool:
-    """Compare the base64url text, not its bytes, so that it has only one spelling.
-
-    This is a function of its own so that the key is gone before an error is raised:
-    error trackers send the local variables of each frame along.
-    """
-    key = _signing_key("secret", secret)
-    return hmac.compare_digest(_signature(signing_input, key), signature)
-
-
-def _check_header(header: dict[str, Any]) -> None:
-    if header.get("alg") != "HS256" or "crit" in header:
-        raise InvalidTokenError(
-            "the header must have alg HS256 and no crit, as every Twilio token has: "
-            "make a new token"
-        )
-
-
-def _check_claims(claims: dict[str, Any], leeway: float, now: int) -> None:
-    """Check that the token is for us, and valid at `now`, give or take `leeway`."""
-    if "aud" in claims:  # RFC 7519, section 4.1.3
-        raise InvalidTokenError(
-            "the token must have no aud: it is for somebody else, and no Twilio token "
-            "has one"
-        )
-
-    exp = claims.get("exp")
-    if type(exp) is not int or abs(exp) > _MAX_JSON_INT:
-        raise InvalidTokenError(
-            "exp must be an int of seconds since the epoch, up to 2**53: make a new "
-            "token"
-        )
-
-    nbf = claims.get("nbf", 0)
-    if type(nbf) not in (int, float):
-        raise InvalidTokenError(
-            "nbf must be a number of seconds since the epoch: make a new token, best "
-            "without it"
-        )
-
-    if exp + leeway <= now:
-        expired = _iso8601(exp) or exp
-        raise ExpiredTokenError(f"the token expired at {expired}: make a new one")
-
-    if now + leeway < nbf:
-        raise InvalidTokenError(
-            "the token is not valid yet (nbf): compare the clocks of the two machines, "
-            "or allow some leeway"
-        )
-
-
-def _iso8601(seconds: int) -> str | None:
-    """Return seconds since the epoch as a date, or None outside of the years 1-9999."""
-    from datetime import datetime, timedelta
-
-    try:
-        return (datetime(1970, 1, 1) + timedelta(seconds=seconds)).isoformat() + "Z"
-    except OverflowError:
-        return None
-
-
 # Why Twilio refuses a token: a row for each reason, by its place in the report. The
 # rule gets the value there, or _ABSENT, and the time. Of several rows for a place, the
 # first that applies counts. The last columns are the codes with which Twilio answers
 # for a capability token, an access token, and one of unknown kind: "" where it names
 # none, None where the row does not concern that kind.
+
+_ABSENT = object()
+_KINDS = ("capability", "access", "unknown")
+_SIGNATURE = re.compile("[A-Za-z0-9_-]{43}")
+_MAY_WORK = "may work, but Twilio promises only A-Za-z0-9_; use encode_client_name"
+_NOT_A_FORM = "must be form-encoded NAME=VALUE pairs; make a new token"
 
 
 def _differs(expected: str) -> _Rule:
@@ -696,12 +697,6 @@ def _grants_no_call(voice: dict[str, Any], now: int) -> bool:
     may_be_called = isinstance(incoming, dict) and incoming.get("allow") is True
     return not may_be_called and "outgoing" not in voice
 
-
-_ABSENT = object()
-_KINDS = ("capability", "access", "unknown")
-_SIGNATURE = re.compile("[A-Za-z0-9_-]{43}")
-_MAY_WORK = "may work, but Twilio promises only A-Za-z0-9_; use encode_client_name"
-_NOT_A_FORM = "must be form-encoded NAME=VALUE pairs; make a new token"
 
 # fmt: off
 _TOKEN_ROWS: tuple[_Row, ...] = (
@@ -835,6 +830,10 @@ def _judged(report: dict[str, Any], rows: tuple[_Row, ...], now: int) -> list[st
 # The JWT: header, payload and signature in base64url (RFC 7515, compact serialization).
 
 
+_BASE64URL = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+_JSON_SPACE = " \t\r\n"
+
+
 def _base64url(data: bytes) -> bytes:
     return base64.urlsafe_b64encode(data).rstrip(b"=")
 
@@ -847,6 +846,21 @@ def _signed(header: bytes, payload: str, key: bytes) -> str:
     """Return the token made of an encoded header and a payload in JSON."""
     signing_input = header + b"." + _base64url(payload.encode())
     return (signing_input + b"." + _signature(signing_input, key)).decode()
+
+
+_DISGUISES = (
+    (r"^\s*$", "it is empty"),
+    (r"^\s*[\"'`]|[\"'`]\s*$", "it is in quotes; take them off"),
+    (r"^\s*\{", "it is a JSON object; take the token out of it"),
+    (r"(?i)^\s*(authorization:\s*)?bearer\b", "it has Bearer before it; take that off"),
+    (r"%[0-9A-Fa-f]{2}", "it is percent-encoded; decode it first"),
+    (r"\s", "it has white space or a line break in it; take that out"),
+)
+_SEGMENTS_OF_OTHERS = {
+    1: "it is cut off, or no token",
+    2: "it is cut off",
+    5: "it has five segments, so it is encrypted, and not a Twilio token",
+}
 
 
 def _segments(token: str) -> list[bytes]:
@@ -877,21 +891,6 @@ def _disguise(token: str) -> str:
         if re.search(pattern, token):
             return words
     return ""
-
-
-_DISGUISES = (
-    (r"^\s*$", "it is empty"),
-    (r"^\s*[\"'`]|[\"'`]\s*$", "it is in quotes; take them off"),
-    (r"^\s*\{", "it is a JSON object; take the token out of it"),
-    (r"(?i)^\s*(authorization:\s*)?bearer\b", "it has Bearer before it; take that off"),
-    (r"%[0-9A-Fa-f]{2}", "it is percent-encoded; decode it first"),
-    (r"\s", "it has white space or a line break in it; take that out"),
-)
-_SEGMENTS_OF_OTHERS = {
-    1: "it is cut off, or no token",
-    2: "it is cut off",
-    5: "it has five segments, so it is encrypted, and not a Twilio token",
-}
 
 
 def _json_object(part: str, segment: bytes) -> dict[str, Any]:
@@ -935,8 +934,6 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError("JSON has no NaN and no Infinity")
 
 
-_BASE64URL = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-_JSON_SPACE = " \t\r\n"
 _JSON = json.JSONDecoder(
     object_pairs_hook=_unique, parse_float=_finite, parse_constant=_refuse_constant
 )
@@ -966,6 +963,14 @@ _FIELD = re.compile("(?:^|&)([^&=]*)(=?)([^&]*)")
 
 def _percent_encoded(text: str) -> str:
     return "".join([_SPELLING[byte] for byte in text.encode()])
+
+
+def _encoded_name(text: str) -> str:
+    return re.sub(
+        "[^A-Za-z0-9]",
+        lambda other: "".join([f"_{byte:02X}" for byte in other[0].encode()]),
+        text,
+    )
 
 
 def _form_encoded(params: Mapping[str, str | int]) -> str:
@@ -1020,6 +1025,15 @@ def _or_none(function: Callable[..., _T], *arguments: Any) -> _T | None:
         return None
 
 
+# Each without a call of a method that the subclass may have, also on PyPy, where
+# str.__str__ asks for the length, and int.__index__ for the int.
+_TO_PLAIN: dict[type, Callable[[Any], Any]] = {
+    str: lambda text: "".join([text]),
+    int: lambda number: int.__add__(number, 0),
+    float: float.__float__,
+}
+
+
 def _plain(argument: str, value: object, *types: type) -> Any:
     """Return `value`, which must be of one of `types`, as just that type.
 
@@ -1036,15 +1050,6 @@ def _plain(argument: str, value: object, *types: type) -> Any:
             return _TO_PLAIN[plain](value)
     names = " or ".join([plain.__name__ for plain in types])
     raise TypeError(f"{argument} must be {names}, not {own.__name__}")
-
-
-# Each without a call of a method that the subclass may have, also on PyPy, where
-# str.__str__ asks for the length, and int.__index__ for the int.
-_TO_PLAIN: dict[type, Callable[[Any], Any]] = {
-    str: lambda text: "".join([text]),
-    int: lambda number: int.__add__(number, 0),
-    float: float.__float__,
-}
 
 
 def _text(argument: str, value: str) -> str:
@@ -1073,7 +1078,7 @@ def _checked_name(argument: str, value: str, most: int, lenient: bool) -> str:
         return name
 
     message = f"{argument} must match {allowed.pattern}"
-    encoded = _or_none(encode_client_name, name)
+    encoded = _or_none(_encoded_name, name)
     if encoded is not None and len(encoded) <= most:
         message += "; encode_client_name makes such a name of any text"
     if _LENIENT_NAME.fullmatch(name):
@@ -1399,6 +1404,13 @@ def _standard_input() -> str:
     return text.strip() if len(text) <= most else text
 
 
+_KINDS_IN_WORDS = {
+    "capability": "a capability token",
+    "access": "an access token",
+    "unknown": "a token of unknown kind",
+}
+
+
 def _verify(token: str, report: dict[str, Any], now: float) -> str:
     """Write in the report what its signature is; return why the token is refused."""
     name = "TWILIO_API_SECRET" if report["kind"] == "access" else "TWILIO_AUTH_TOKEN"
@@ -1414,13 +1426,6 @@ def _verify(token: str, report: dict[str, Any], now: float) -> str:
     except InvalidTokenError as error:
         return str(error)
     return ""
-
-
-_KINDS_IN_WORDS = {
-    "capability": "a capability token",
-    "access": "an access token",
-    "unknown": "a token of unknown kind",
-}
 
 
 if __name__ == "__main__":
