@@ -76,27 +76,32 @@ _ACCESS_TYPE = "twilio-fpa;v=1"
 _REGION = re.compile("[a-z]{2}[0-9]")
 
 # Client names: Twilio's pages "Capability Tokens for Twilio Client" and "Access Tokens"
-# promise the first alphabet. Its servers refuse what is not of the second, which is
+# promise the first alphabet. Its servers refuse anything outside the second, which is
 # printable ASCII without the space, delims and unwise characters of RFC 2396, section
 # 2.4.3 (error 31105).
 _CLIENT_NAME = re.compile("[A-Za-z0-9_]+")
 _LENIENT_NAME = re.compile(r"[A-Za-z0-9_!$&'()*+,\-./:;=?@~]+")
 _MAX_CLIENT_NAME = 256  # error 31105
-_MAX_IDENTITY = 121  # in access tokens: Twilio's pages on the Voice SDKs
+_MAX_IDENTITY = 121  # in access tokens: "Voice JavaScript SDK: Twilio.Device"
 
-# The service and the privilege of a scope URI, and those that there are.
+# The words of a scope URI, and the three scopes that Twilio has (twilio-php).
 _SCOPE_WORD = re.compile("[A-Za-z0-9_.-]+")
 _INCOMING = "client:incoming"
 _OUTGOING = "client:outgoing"
 _SUBSCRIBE = "stream:subscribe"
-_IN_WORDS = {_INCOMING: "incoming", _OUTGOING: "outgoing", _SUBSCRIBE: "event stream"}
+_SCOPE_NAMES = {
+    _INCOMING: "incoming",
+    _OUTGOING: "outgoing",
+    _SUBSCRIBE: "event stream",
+}
 _EVENTS_PATH = "path=%2F2010-04-01%2FEvents"
 
 # Far more characters than Twilio's tokens have, and few enough to be read at once.
 _MAX_TOKEN = 65536
 
-# Every JSON reader has the integers up to here (RFC 8259, section 6).
-_MAX_JSON_INT = 2**53
+# Integers up to here are exact in a float, and so in every JSON reader (RFC 8259,
+# section 6).
+_MAX_EXACT_INT = 2**53
 
 
 class InvalidTokenError(ValueError):
@@ -115,7 +120,8 @@ class ScopeURI:
     """One permission in the ``scope`` claim of a capability token.
 
     `service` and `privilege` are one or more of ``A-Za-z0-9_.-``; `params` map str to
-    str. Equality ignores their order, and the repr leaves them out.
+    str. Equality ignores their order, so a ScopeURI cannot be hashed; the repr leaves
+    them out.
 
     Raises TypeError and ValueError.
 
@@ -135,7 +141,7 @@ class ScopeURI:
     def parse(cls, uri: str) -> ScopeURI:
         """Return the scope in `uri`, as written by this module or any Twilio library.
 
-        But for twilio-ruby's with two params or filters, which cannot be told apart.
+        The exception: twilio-ruby's with two params or filters, which are ambiguous.
         Raises TypeError for a non-str and ValueError for what is not a scope URI.
 
         >>> ScopeURI.parse("scope:client:incoming?clientName=Alice").params
@@ -183,10 +189,11 @@ class Capability:
     str, signs capability tokens. It opens the whole account: access tokens, which need
     only an API key that can be revoked by itself, are safer.
 
-    A client name is 1 to 256 of ``A-Za-z0-9_``, in an access token at most 121, as
-    Twilio's pages have it; encode_client_name makes one of any text. With
-    `lenient_names`, a bool, it may have all that Twilio's servers are known to take,
-    such as ``agent-7``: printable ASCII but space and ``"#%<>[\]^`{|}``.
+    A client name is 1 to 256 of ``A-Za-z0-9_``, in an access token at most 121;
+    encode_client_name makes one from any text. With `lenient_names`, a bool, it may be
+    what Twilio's servers are known to take, such as ``agent-7``, but phones do not take
+    (Twilio's page "TwiML Voice: <Client>"): printable ASCII except space and
+    ``"#%<>[\]^`{|}``.
 
     Raises TypeError and ValueError, as do the methods, and then stays as it was.
 
@@ -203,7 +210,7 @@ class Capability:
         lenient_names: bool = False,
     ) -> None:
         self._account_sid = _matching(
-            "account_sid", account_sid, _ACCOUNT_SID, "was it swapped with the token?"
+            "account_sid", account_sid, _ACCOUNT_SID, "was it swapped with auth_token?"
         )
         self._lenient_names: bool = _plain("lenient_names", lenient_names, bool)
 
@@ -217,11 +224,13 @@ class Capability:
         self._permissions: tuple[tuple[str, str, Any], ...] = ()
 
     def __repr__(self) -> str:
-        allowed = dict.fromkeys(_IN_WORDS[scope] for scope, _, _ in self._permissions)
+        allowed = dict.fromkeys(
+            _SCOPE_NAMES[scope] for scope, _, _ in self._permissions
+        )
         return f"<Capability: {', '.join(allowed) or 'nothing'}>"
 
     def allow_client_incoming(self, client_name: str) -> None:
-        """Let the device be called as `client_name`, for which see Capability."""
+        """Let the device be called as `client_name`, for the rule, see Capability."""
         client_name = _checked_name(
             "client_name", client_name, _MAX_CLIENT_NAME, self._lenient_names
         )
@@ -244,7 +253,7 @@ class Capability:
         `params`, which map str to str or int, to the application with each call.
         """
         application_sid = _matching(
-            "application_sid", application_sid, _APPLICATION_SID, "it is a TwiML app's"
+            "application_sid", application_sid, _APPLICATION_SID, "give a TwiML app's"
         )
         params = _plain_params("params", params, str, int)
 
@@ -283,7 +292,8 @@ class Capability:
         if self._key is None:
             raise ValueError("auth_token must be given to Capability to sign a token")
 
-        # The last client name, wherever it was given, is the caller's.
+        # The URIs are put together here, and not by ScopeURI, for speed. The last
+        # client name, wherever it was given, is the caller's.
         caller = ""
         for scope, query, _ in self._permissions:
             if scope == _INCOMING:
@@ -322,8 +332,9 @@ class Capability:
 
         `api_key_sid` is ``SK`` and one or more of ``A-Za-z0-9``; `api_key_secret`, a
         non-empty str, signs; `identity` names a device that only calls out; `ttl` and
-        `now`: see generate_token. Raises ValueError also for no name or two, two
-        applications or sets of params, or events.
+        `now`: see generate_token. Raises ValueError also for no name, two names or one
+        of more than 121 characters; for two applications or sets of params; for an int
+        in params beyond 2**53; and for an event stream.
 
         `push_credential_sid` is ``CR`` and one or more of ``A-Za-z0-9``: an iPhone or
         an Android phone needs it to be called. `region`, two lower-case letters and a
@@ -336,7 +347,7 @@ class Capability:
         {'identity': 'Alice', 'voice': {}}
         """
         api_key_sid = _matching(
-            "api_key_sid", api_key_sid, _API_KEY_SID, "was it swapped with the secret?"
+            "api_key_sid", api_key_sid, _API_KEY_SID, "was it swapped with its secret?"
         )
         ttl = _seconds("ttl", ttl, 1, MAX_TTL, int)
         issued = _clock(now)
@@ -345,7 +356,7 @@ class Capability:
                 "push_credential_sid",
                 push_credential_sid,
                 _PUSH_CREDENTIAL_SID,
-                "it is a push credential's",
+                "give a push credential's",
             )
         if region is not None:
             region = _matching("region", region, _REGION, "such as us1, ie1 or au1")
@@ -409,7 +420,8 @@ class Capability:
                 "identity must be one name, the same as client_name, in an access "
                 "token: make one Capability for each device"
             )
-        return str(names.pop())
+        name: str = names.pop()
+        return name
 
     def _only_application(self) -> dict[str, Any] | None:
         """Return what an access token grants for outgoing calls, if any."""
@@ -417,18 +429,19 @@ class Capability:
         if not applications:
             return None
 
-        if any(application != applications[0] for application in applications):
+        first: dict[str, Any] = applications[0]
+        if any(application != first for application in applications):
             raise ValueError(
                 "application_sid must be one, with one set of params, in an access "
                 "token: make one Capability for each application"
             )
-        for value in applications[0].get("params", {}).values():
-            if type(value) is int and abs(value) > _MAX_JSON_INT:
+        for value in first.get("params", {}).values():
+            if type(value) is int and abs(value) > _MAX_EXACT_INT:
                 raise ValueError(
                     "params value must be an int of at most 2**53 either way in an "
                     "access token, as JavaScript changes larger ones: give it as a str"
                 )
-        return dict(applications[0])
+        return first
 
 
 # Client names from anything.
@@ -438,9 +451,9 @@ def encode_client_name(text: str) -> str:
     """Return any text, such as an e-mail address or a UUID, as a client name.
 
     Each byte of its UTF-8 that is not ``A-Za-z0-9`` becomes ``_`` and two upper-case
-    hex digits. Twilio Flex writes e-mail addresses so (Twilio's support article on the
-    TaskRouter Worker contact_uri). As ``_`` itself becomes ``_5F``, decode_client_name
-    can undo it.
+    hex digits. Twilio Flex writes e-mail addresses this way (Twilio's support article
+    on the TaskRouter Worker contact_uri). As ``_`` itself becomes ``_5F``,
+    decode_client_name can undo it.
 
     Raises TypeError for a non-str, and ValueError for an empty str, for lone surrogates
     and for text that would be longer than 256 characters as a name.
@@ -461,7 +474,7 @@ def encode_client_name(text: str) -> str:
 
 
 def decode_client_name(name: str) -> str:
-    """Return the text of which encode_client_name made `name`.
+    """Return the text from which encode_client_name made `name`.
 
     `name` may begin with ``client:``, as Twilio sends it to the application's voice
     URL, and may have lower-case hex digits, as others write them.
@@ -500,20 +513,23 @@ def verify_token(
     """Return the claims of a capability or access token that `secret` has signed.
 
     `secret`, a non-empty str, is the auth token for a capability token, the API key's
-    secret for an access token. `leeway` is seconds by which clocks may differ; `now` is
-    seconds since the epoch, floored; None is the clock.
+    secret for an access token. `leeway`, 0 or more, is the seconds by which clocks may
+    differ; `now` is seconds since the epoch, floored; None is the clock.
 
     Nothing is decoded before the signature is found right. HS256 alone is accepted
     (RFC 7515, RFC 7519). Raises InvalidSignatureError, ExpiredTokenError or their base
-    InvalidTokenError for the token, TypeError or ValueError for the other arguments.
+    InvalidTokenError for the token; TypeError for a wrong type, and ValueError for a
+    wrong value of the other arguments.
 
     >>> token = Capability("AC123123", "secret").generate_token(now=0)
     >>> verify_token(token, "secret", now=3599)
     {'scope': '', 'iss': 'AC123123', 'exp': 3600}
     """
+    # All arguments are checked before the token is judged, so that a caller's own
+    # mistake is never taken for a bad token.
     header, payload, signature = _segments(token)
     is_signed = _is_signed(header + b"." + payload, signature, secret)
-    leeway = _seconds("leeway", leeway, 0, _MAX_JSON_INT, int, float)
+    leeway = _seconds("leeway", leeway, 0, _MAX_EXACT_INT, int, float)
     now = _clock(now)
 
     if not is_signed:
@@ -523,6 +539,7 @@ def verify_token(
             "access token with its API key's secret"
         )
 
+    # A header that is ours to the byte need not be decoded.
     if header != _CAPABILITY_HEADER:
         _check_header(_json_object("header", header))
     claims = _json_object("payload", payload)
@@ -556,8 +573,9 @@ def _check_claims(claims: dict[str, Any], leeway: float, now: int) -> None:
             "has one"
         )
 
+    # Within this limit, exp + leeway is exact.
     exp = claims.get("exp")
-    if type(exp) is not int or abs(exp) > _MAX_JSON_INT:
+    if type(exp) is not int or abs(exp) > _MAX_EXACT_INT:
         raise InvalidTokenError(
             "exp must be an int of seconds since the epoch, up to 2**53: make a new "
             "token"
@@ -604,9 +622,11 @@ def inspect_token(token: str, *, now: float | None = None) -> dict[str, Any]:
     and ``claims`` as they are; ``scopes``, those of a capability token, taken apart;
     ``expires``, in ISO 8601 and UTC, and ``expired``, or None where ``exp`` cannot be
     read; ``signature``, always ``"not checked"``; and ``problems``, a line of English
-    for all for which Twilio is known to refuse the token. A good token has none.
+    for each reason why Twilio is known to refuse the token, or may. A good token has
+    none.
 
-    Raises InvalidTokenError for text that is not a token, and TypeError for a non-str.
+    Raises InvalidTokenError for text that is not a token, TypeError for a wrong type,
+    and ValueError for a wrong `now`.
 
     >>> token = Capability("AC123123", "secret").generate_token(now=0)
     >>> report = inspect_token(token, now=0)
@@ -631,7 +651,7 @@ def inspect_token(token: str, *, now: float | None = None) -> dict[str, Any]:
 
     scopes = []
     if kind == "capability" and isinstance(claims["scope"], str):
-        scopes = [_scope_apart(uri) for uri in claims["scope"].split()]
+        scopes = [_scope_report(uri) for uri in claims["scope"].split()]
 
     exp: Any = claims.get("exp")
     is_time = type(exp) is int
@@ -648,7 +668,7 @@ def inspect_token(token: str, *, now: float | None = None) -> dict[str, Any]:
     return report
 
 
-def _scope_apart(uri: str) -> dict[str, Any]:
+def _scope_report(uri: str) -> dict[str, Any]:
     """Return a scope as a report shows it."""
     try:
         scope = ScopeURI.parse(uri)
@@ -663,16 +683,23 @@ def _scope_apart(uri: str) -> dict[str, Any]:
     return {"service": scope.service, "privilege": scope.privilege, "params": params}
 
 
-# Why Twilio refuses a token: a row for each reason, by its place in the report. The
-# rule gets the value there, or _ABSENT, and the time. Of several rows for a place, the
-# first that applies counts. The last columns are the codes with which Twilio answers
-# for a capability token, an access token, and one of unknown kind: "" where it names
-# none, None where the row does not concern that kind.
+# A row for each reason to refuse a token: its place in the report, the rule, words,
+# and the codes of Twilio's "Error and Warning Dictionary" for a capability token, an
+# access token, and one of unknown kind: "" where Twilio names none, None where the row
+# does not concern that kind.
+#
+# The rule is given the value at the place, or _ABSENT, and the time. Of several rows
+# for a place the first that applies counts, so a row may rely on those before it: that
+# exp is an int, say. "signature" is the token's own, "scopes[i]" each scope in turn.
 
 _ABSENT = object()
 _KINDS = ("capability", "access", "unknown")
-_SIGNATURE = re.compile("[A-Za-z0-9_-]{43}")
-_MAY_WORK = "may work, but Twilio promises only A-Za-z0-9_; use encode_client_name"
+_SIGNATURE = re.compile("[A-Za-z0-9_-]{43}")  # 32 bytes of SHA-256 in base64url
+_IS_ACCOUNT = "must be the account's SID, AC and 32 hex digits"
+_IS_APPLICATION = "must be the TwiML app's SID, AP and 32 hex digits"
+_MAY_WORK = (
+    "may work in a browser, but Twilio promises A-Za-z0-9_; use encode_client_name"
+)
 _NOT_A_FORM = "must be form-encoded NAME=VALUE pairs; make a new token"
 
 
@@ -680,16 +707,21 @@ def _differs(expected: str) -> _Rule:
     return lambda value, now: value != expected
 
 
+def _matches(pattern: re.Pattern[str]) -> _Rule:
+    return lambda value, now: isinstance(value, str) and bool(pattern.fullmatch(value))
+
+
 def _mismatches(pattern: re.Pattern[str]) -> _Rule:
-    return lambda value, now: not (isinstance(value, str) and pattern.fullmatch(value))
+    matches = _matches(pattern)
+    return lambda value, now: not matches(value, now)
 
 
 def _if_there(rule: _Rule) -> _Rule:
     return lambda value, now: value is not _ABSENT and rule(value, now)
 
 
-def _scope_name(scope: dict[str, Any]) -> str:
-    return str(scope["service"] + ":" + scope["privilege"])
+def _scope_name(scope: dict[str, str]) -> str:
+    return scope["service"] + ":" + scope["privilege"]
 
 
 def _grants_no_call(voice: dict[str, Any], now: int) -> bool:
@@ -705,7 +737,7 @@ _TOKEN_ROWS: tuple[_Row, ...] = (
     ("header.typ", _differs("JWT"),
      "must be JWT; make a new token", None, "20102", None),
     ("header.cty", _differs(_ACCESS_TYPE),
-     "must be twilio-fpa;v=1; make a new token", None, "20102", None),
+     f"must be {_ACCESS_TYPE}; make a new token", None, "20102", None),
     ("header.twr", _if_there(_mismatches(_REGION)),
      "must be a region, such as ie1; make a new token", None, "20101", None),
     ("signature", _mismatches(_SIGNATURE),
@@ -715,30 +747,31 @@ _TOKEN_ROWS: tuple[_Row, ...] = (
      "must have scope or grants; without them it is not a Twilio voice token",
      None, None, "31204, 20101"),
     ("claims.iss", _mismatches(_REAL_ACCOUNT_SID),
-     "must be the account's SID, AC and 32 hex digits", "31203", None, None),
-    ("claims.iss", lambda iss, now: not _mismatches(_ACCOUNT_SID)(iss, now),
-     "must be the API key's SID, and not the account's, which belongs in sub",
+     _IS_ACCOUNT, "31203", None, None),
+    ("claims.iss", _matches(_ACCOUNT_SID),
+     "must be the API key's SID, not the account's, which belongs in sub",
      None, "20103", None),
     ("claims.iss", _mismatches(_REAL_API_KEY_SID),
      "must be the API key's SID, SK and 32 hex digits", None, "20103", None),
     ("claims.sub", _mismatches(_REAL_ACCOUNT_SID),
-     "must be the account's SID, AC and 32 hex digits", None, "20103", None),
+     _IS_ACCOUNT, None, "20103", None),
     ("claims.exp", lambda exp, now: type(exp) is not int,
      "must be there, an integer of seconds since the epoch", "31204", "20104", None),
     ("claims.exp", lambda exp, now: exp >= 10**10,  # seconds: in the year 2286
      "must be in seconds, not milliseconds; divide it by 1000", "31207", "20157", None),
     ("claims.exp", lambda exp, now: exp <= now,
-     "is past, since {expires}; make a new token, and check your server's clock",
+     "is past{since}; make a new token, and check your server's clock",
      "31205", "20104", None),
     ("claims.exp", lambda exp, now: exp > now + MAX_TTL,
      "is more than 24 hours from now; use a shorter ttl", "31207", "20157", None),
     ("claims.nbf", _if_there(lambda nbf, now: type(nbf) not in (int, float)),
-     "must be a number of seconds since the epoch; leave it out", "", "20105", None),
+     "must be a number of seconds since the epoch, or be left out",
+     "", "20105", None),
     ("claims.nbf", _if_there(lambda nbf, now: nbf > now),
      "is in the future; check your server's clock, or leave it out",
      "", "20105", None),
     ("claims.aud", _if_there(lambda aud, now: True),
-     "must not be there, since verify_token refuses it; leave it out", "", "", None),
+     "must not be there; verify_token refuses it", "", "", None),
     ("claims.scope", lambda scope, now: not isinstance(scope, str),
      "must be a str of scope URIs, with spaces between them", "", None, None),
     ("claims.scope", lambda scope, now: not scope.split(),
@@ -748,7 +781,8 @@ _TOKEN_ROWS: tuple[_Row, ...] = (
     ("claims.grants.identity", lambda name, now: not (isinstance(name, str) and name),
      "must be there, the name of the device", None, "20106", None),
     ("claims.grants.identity", lambda name, now: len(name) > _MAX_IDENTITY,
-     "must be at most 121 characters; use a shorter name", None, "31105", None),
+     f"must be at most {_MAX_IDENTITY} characters; use a shorter name",
+     None, "31105", None),
     ("claims.grants.identity", _mismatches(_LENIENT_NAME),
      "must be of A-Za-z0-9_; use encode_client_name", None, "31105", None),
     ("claims.grants.identity", _mismatches(_CLIENT_NAME),
@@ -761,7 +795,7 @@ _TOKEN_ROWS: tuple[_Row, ...] = (
      _if_there(lambda outgoing, now: not isinstance(outgoing, dict)),
      "must be an object with application_sid", None, "20106", None),
     ("claims.grants.voice.outgoing.application_sid", _mismatches(_REAL_APPLICATION_SID),
-     "must be the TwiML app's SID, AP and 32 hex digits", None, "20106", None),
+     _IS_APPLICATION, None, "20106", None),
     ("claims.grants.voice.push_credential_sid",
      _if_there(_mismatches(_REAL_PUSH_CREDENTIAL_SID)),
      "must be the push credential's SID, CR and 32 hex digits", None, "52002", None),
@@ -770,7 +804,7 @@ _SCOPE_ROWS: tuple[_Row, ...] = (
     ("scopes[i]", lambda scope, now: "unreadable" in scope,
      "must be a scope URI, such as scope:client:incoming?clientName=Alice",
      "", None, None),
-    ("scopes[i]", lambda scope, now: _scope_name(scope) not in _IN_WORDS,
+    ("scopes[i]", lambda scope, now: _scope_name(scope) not in _SCOPE_NAMES,
      "must be client:incoming, client:outgoing or stream:subscribe", "", None, None),
     ("scopes[i]", lambda scope, now: (
         _scope_name(scope) == _INCOMING and not scope["params"].get("clientName")),
@@ -780,7 +814,8 @@ _SCOPE_ROWS: tuple[_Row, ...] = (
      "must have appSid, the SID of a TwiML app", "", None, None),
     ("scopes[i].params.clientName",
      _if_there(lambda name, now: len(name) > _MAX_CLIENT_NAME),
-     "must be at most 256 characters; use a shorter name", "31105", None, None),
+     f"must be at most {_MAX_CLIENT_NAME} characters; use a shorter name",
+     "31105", None, None),
     ("scopes[i].params.clientName",
      _if_there(lambda name, now: name != "" and not _LENIENT_NAME.fullmatch(name)),
      "must be of A-Za-z0-9_; use encode_client_name", "31105", None, None),
@@ -788,7 +823,7 @@ _SCOPE_ROWS: tuple[_Row, ...] = (
      _if_there(lambda name, now: name != "" and not _CLIENT_NAME.fullmatch(name)),
      _MAY_WORK, "", None, None),
     ("scopes[i].params.appSid", _if_there(_mismatches(_REAL_APPLICATION_SID)),
-     "must be the TwiML app's SID, AP and 32 hex digits", "", None, None),
+     _IS_APPLICATION, "", None, None),
     ("scopes[i].params.appParams", lambda params, now: isinstance(params, str),
      _NOT_A_FORM, "", None, None),
     ("scopes[i].params.params", lambda params, now: isinstance(params, str),
@@ -799,14 +834,14 @@ _SCOPE_ROWS: tuple[_Row, ...] = (
 
 def _problems(report: dict[str, Any], signature: str, now: int) -> list[str]:
     """Return what is wrong with the token of a report, in the order of the rows."""
-    problems = _judged({**report, "signature": signature}, _TOKEN_ROWS, now)
+    problems = _problems_in({**report, "signature": signature}, _TOKEN_ROWS, now)
     for i, scope in enumerate(report["scopes"]):
-        for problem in _judged({**report, "scopes[i]": scope}, _SCOPE_ROWS, now):
+        for problem in _problems_in({**report, "scopes[i]": scope}, _SCOPE_ROWS, now):
             problems.append(problem.replace("[i]", f"[{i}]", 1))
     return problems
 
 
-def _judged(report: dict[str, Any], rows: tuple[_Row, ...], now: int) -> list[str]:
+def _problems_in(report: dict[str, Any], rows: tuple[_Row, ...], now: int) -> list[str]:
     problems: dict[str, str] = {}
     for place, is_wrong, words, *columns in rows:
         codes = columns[_KINDS.index(report["kind"])]
@@ -820,7 +855,8 @@ def _judged(report: dict[str, Any], rows: tuple[_Row, ...], now: int) -> list[st
         if not isinstance(holder, dict) or not is_wrong(holder.get(name, _ABSENT), now):
             continue
 
-        problem = place + ": " + words.format(expires=report["expires"] or "long ago")
+        since = f", since {report['expires']}" if report["expires"] else ""
+        problem = place + ": " + words.format(since=since)
         if codes:
             problem += f" (Twilio error{'s' if ',' in codes else ''} {codes})"
         problems[place] = problem
@@ -850,14 +886,14 @@ def _signed(header: bytes, payload: str, key: bytes) -> str:
 
 _DISGUISES = (
     (r"^\s*$", "it is empty"),
-    (r"^\s*[\"'`]|[\"'`]\s*$", "it is in quotes; take them off"),
+    (r"^\s*[\"'`]|[\"'`]\s*$", "it is in quotes; remove them"),
     (r"^\s*\{", "it is a JSON object; take the token out of it"),
-    (r"(?i)^\s*(authorization:\s*)?bearer\b", "it has Bearer before it; take that off"),
+    (r"(?i)^\s*(authorization:\s*)?bearer\b", "it has Bearer before it; remove that"),
     (r"%[0-9A-Fa-f]{2}", "it is percent-encoded; decode it first"),
-    (r"\s", "it has white space or a line break in it; take that out"),
+    (r"\s", "it has white space or a line break in it; remove that"),
 )
-_SEGMENTS_OF_OTHERS = {
-    1: "it is cut off, or no token",
+_WRONG_COUNTS = {
+    1: "it is cut off, or is not a token",
     2: "it is cut off",
     5: "it has five segments, so it is encrypted, and not a Twilio token",
 }
@@ -877,9 +913,9 @@ def _segments(token: str) -> list[bytes]:
 
     reason = _disguise(token)
     if not reason and not token.isascii():
-        reason = "it has other characters"
+        reason = "it has characters that are not ASCII"
     if not reason:
-        reason = _SEGMENTS_OF_OTHERS.get(len(segments), "it has more segments")
+        reason = _WRONG_COUNTS.get(len(segments), "it has too many segments")
     raise InvalidTokenError(
         f"token must be three segments of ASCII, joined by dots: {reason}"
     )
@@ -952,7 +988,7 @@ _UNESCAPED = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.
 _SPELLING = [chr(byte) if byte in _UNESCAPED else f"%{byte:02X}" for byte in range(256)]
 _SPELLING[ord(" ")] = "+"
 
-# What a query may hold (RFC 3986, section 3.4), and a "%" that begins no "%XX".
+# What a query may hold (RFC 3986, section 3.4), a "%" that begins no escape, an escape.
 _QUERY = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:@/?%]*")
 _BAD_PERCENT = re.compile("%(?![0-9A-Fa-f]{2})")
 _ESCAPE = re.compile("%([0-9A-Fa-f]{2})")
@@ -988,7 +1024,8 @@ def _percent_decoded(text: str) -> str:
     urllib.parse.unquote_plus takes up to 77 bytes of memory a character before Python
     3.13, which is too much for text from a stranger.
     """
-    # A byte is a character of Latin-1, and Python keeps only one of each.
+    # Latin-1 maps bytes to characters one to one, and Python shares those 256 strings,
+    # so this takes little memory.
     text = _ESCAPE.sub(lambda escape: chr(int(escape[1], 16)), text.replace("+", " "))
     return text.encode("latin-1").decode()
 
@@ -1010,7 +1047,7 @@ def _form_decoded(query: str) -> dict[str, str] | None:
     return params
 
 
-# The checks. Those named for a thing return it, as it is to be used.
+# The checks. One that is named for a thing returns it, ready to be used.
 
 
 def _or_none(function: Callable[..., _T], *arguments: Any) -> _T | None:
@@ -1123,13 +1160,14 @@ def _plain_params(argument: str, params: Any, *types: type) -> dict[str, Any]:
         value = _plain(argument + " value", value, *types)
         if type(value) is str:
             value = _text(argument + " value", value)
-        elif _or_none(str, value) is None:
+        elif _or_none(str, value) is None:  # Python prints no int beyond a limit
             raise ValueError(f"{argument} value must not be an int too long to print")
         copy[name] = value
     return copy
 
 
 def _seconds(argument: str, value: float, least: int, most: int, *types: type) -> Any:
+    """Return `value`, a number of seconds within these limits."""
     # Most numbers are plain, and one call less is a fortieth of verify_token's time.
     seconds = value if type(value) in types else _plain(argument, value, *types)
     if not least <= seconds <= most:
@@ -1141,7 +1179,7 @@ def _clock(now: float | None) -> int:
     """Return the time in whole seconds since the epoch: `now`, or else the clock."""
     if now is None:
         return int(time.time())
-    return int(_seconds("now", now, 0, _MAX_JSON_INT - MAX_TTL, int, float))
+    return int(_seconds("now", now, 0, _MAX_EXACT_INT - MAX_TTL, int, float))
 
 
 # The command line. Nothing above calls it, and nothing else reads the environment,
@@ -1248,7 +1286,8 @@ def _parser() -> ArgumentParser:
 
     class Parser(argparse.ArgumentParser):
         def error(self, message: str) -> NoReturn:
-            # argparse quotes the argument at fault, which may be a secret.
+            # argparse quotes the argument at fault, which may be a secret. So keep what
+            # is before a quote, or before the list of arguments that it did not know.
             fault = re.split(r":? ['\"]|(?<=unrecognized arguments):", message)[0]
             raise ValueError(f"{fault} (see {self.prog} --help)")
 
@@ -1304,7 +1343,7 @@ def _parser() -> ArgumentParser:
     generate.add_argument(
         "--lenient-names",
         action="store_true",
-        help="take names that Twilio does not promise to take, such as agent-7",
+        help="take names such as agent-7, which phones do not take",
     )
     generate.add_argument(
         "--ttl",
