@@ -68,8 +68,9 @@ def check(work: Path) -> None:
         raise SystemExit(f"the wheel holds more than the module: {code}")
 
     bin_folder = work / "venv" / ("Scripts" if os.name == "nt" else "bin")
-    venv.create(work / "venv", with_pip=True)
-    run(bin_folder / "python", "-m", "pip", "install", "--quiet", "--no-index", wheel)
+    venv.create(work / "venv")  # without a pip of its own, which needs ensurepip
+    pip = [sys.executable, "-m", "pip", "--python", bin_folder / "python"]
+    run(*pip, "install", "--quiet", "--no-index", wheel)
     secrets = {"TWILIO_ACCOUNT_SID": "AC123123", "TWILIO_AUTH_TOKEN": "secret"}
     command = bin_folder / "twilio-capability"
     token = run(command, "generate", "--incoming", "Alice", cwd=work, **secrets)
