@@ -799,17 +799,12 @@ class SecretsTest(unittest.TestCase):
             hidden = [secret] if token.endswith(right) else [secret, right]
             try:
                 verify_token(token, secret, now=NOW)
-            except InvalidTokenError as caught:  # assertRaises would clear the frames
-                error: BaseException | None = caught
-                while error is not None:
-                    for frame, _ in traceback.walk_tb(error.__traceback__):
-                        if frame.f_globals is not vars(twilio_capability):
-                            continue
-                        frames += 1
-                        for name, value in frame.f_locals.items():
-                            for text in hidden if name != "secret" else []:
-                                self.assertNotIn(text, repr(value), name)
-                    error = error.__cause__ or error.__context__
+            except InvalidTokenError as error:  # assertRaises would clear the frames
+                for frame in frames_of(error):
+                    frames += 1
+                    shown = {**frame.f_locals, "secret": "its name says so"}
+                    for text in hidden:
+                        self.assertNotIn(text, repr(shown))
         self.assertGreater(frames, len(faults))
 
     def test_a_repr_says_in_words_what_is_allowed(self) -> None:
@@ -1473,42 +1468,7 @@ class InspectTokenTest(unittest.TestCase):
     def test_text_with_something_around_the_token_is_refused_with_the_cause(
         self,
     ) -> None:
-        token = good_token("capability")
-        cases = [
-            ("empty", ["", " ", "\n"]),
-            (
-                "quotes",
-                [mark + token for mark in ('"', "'", "`", ' "', "\n'", " `")],
-            ),
-            (
-                "quotes",
-                [token + mark for mark in ('"', "'", "`", "' ", '"\n', "`\r\n")],
-            ),
-            ("quotes", [f'"{token}"', f"b'{token}'", '"é.b.c"']),
-            (
-                "JSON",
-                [f'{{"token": "{token}"}}', json.dumps({"a": {"b": token}}, indent=1)],
-            ),
-            ("JSON", [" {x", "\n{"]),
-            ("Bearer", ["Bearer " + token, "bearer " + token, " Bearer " + token]),
-            ("Bearer", ["Authorization: Bearer " + token, "Bearer%20" + token]),
-            (
-                "Bearer",
-                ["Authorization:bearer " + token, "authorization:  bearer " + token],
-            ),
-            (
-                "line break",
-                [token + "\n", token[:50] + "\r\n" + token[50:], " " + token],
-            ),
-            ("percent-encoded", [token.replace(".", "%2E"), token + "%3D", "%2e"]),
-            ("percent-encoded", [f"{token}%{byte:02x}" for byte in range(256)]),
-            ("percent-encoded", [f"{token}%{byte:02X}" for byte in range(256)]),
-            ("cut off", [token[:50], token.rpartition(".")[0], "eyJ", "a.b"]),
-            ("encrypted", ["a.b.c.d.e"]),
-            ("too many segments", [token + ".a", "a.b.c.d.e.f", "." * 9999]),
-            ("not ASCII", ["é.b.c", "\ud800.b.c", "a.b.é"]),
-        ]
-        for cause, texts in cases:
+        for cause, texts in disguises(good_token("capability")):
             for text in texts:
                 with self.subTest(text=text):
                     with self.assertRaisesRegex(InvalidTokenError, cause) as caught:
@@ -2127,10 +2087,10 @@ class ModuleTest(unittest.TestCase):
             result = process(*command, "inspect", token, cwd=folder)
             self.assertEqual((result.status, result.errors), (0, ""))
 
-    def test_importing_it_imports_no_more_than_its_five_modules_do(self) -> None:
+    def test_importing_it_imports_no_more_than_a_few_modules(self) -> None:
         # With -S, as what a site imports would hide what the module imports.
         script = (
-            "import hmac, hashlib, base64, json, urllib.parse, os, sys\n"
+            "import base64, hmac, json, os, re, sys, time\n"
             "before = set(sys.modules)\n"
             "import twilio_capability\n"
             "print(*set(sys.modules) - before)\n"
@@ -2495,6 +2455,15 @@ def interrupt(call: Call, step: int) -> bool:
     finally:
         sys.settrace(tracing)
     return False
+
+
+def frames_of(error: BaseException | None) -> Iterator[FrameType]:
+    """The module's frames in the traceback of an error, and of those behind it."""
+    while error is not None:
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            if frame.f_globals is vars(twilio_capability):
+                yield frame
+        error = error.__cause__ or error.__context__
 
 
 def both_tokens(capability: Capability) -> tuple[str, str]:
@@ -2997,6 +2966,30 @@ NOT_INTEGERS = [
     "-9007199254740993",
 ]
 DEEP = "[" * 40000
+
+
+def disguises(token: str) -> list[tuple[str, list[str]]]:
+    """Texts that look like tokens, by the cause for which they are refused."""
+    return [
+        ("empty", ["", " ", "\n"]),
+        ("quotes", [mark + token for mark in ('"', "'", "`", ' "', "\n'", " `")]),
+        ("quotes", [token + mark for mark in ('"', "'", "`", "' ", '"\n', "`\r\n")]),
+        ("quotes", [f'"{token}"', f"b'{token}'", '"é.b.c"']),
+        ("JSON", [f'{{"token": "{token}"}}', json.dumps({"a": {"b": token}}, indent=1)]),
+        ("JSON", [" {x", "\n{"]),
+        ("Bearer", ["Bearer " + token, "bearer " + token, " Bearer " + token]),
+        ("Bearer", ["Authorization: Bearer " + token, "Bearer%20" + token]),
+        ("Bearer", ["Authorization:bearer " + token, "authorization:  bearer " + token]),
+        ("line break", [token + "\n", token[:50] + "\r\n" + token[50:], " " + token]),
+        ("percent-encoded", [token.replace(".", "%2E"), token + "%3D", "%2e"]),
+        ("percent-encoded", [f"{token}%{byte:02x}" for byte in range(256)]),
+        ("percent-encoded", [f"{token}%{byte:02X}" for byte in range(256)]),
+        ("cut off", [token[:50], token.rpartition(".")[0], "eyJ", "a.b"]),
+        ("encrypted", ["a.b.c.d.e"]),
+        ("too many segments", [token + ".a", "a.b.c.d.e.f", "." * 9999]),
+        ("not ASCII", ["é.b.c", "\ud800.b.c", "a.b.é"]),
+    ]
+
 
 # What Twilio refuses: place, values, words, and the codes for a capability and an access
 # token: "" where Twilio names none, None where it is no problem.
