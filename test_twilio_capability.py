@@ -224,7 +224,7 @@ class GeneratingChangesNothingTest(unittest.TestCase):
                 if capability.generate_token(now=now) != token:
                     wrong.append(now)
 
-        threads = [threading.Thread(target=generate) for _ in range(8)]
+        threads = [threading.Thread(target=generate) for _ in range(4)]
         self.addCleanup(sys.setswitchinterval, sys.getswitchinterval())
         sys.setswitchinterval(1e-6)
         for thread in threads:
@@ -1341,7 +1341,7 @@ class InspectTokenTest(unittest.TestCase):
             ("access", VOICE + ".push_credential_sid", "CR"),
         ]
         for kind, place, prefix in cases:
-            sids = [prefix + "0" * 31 + character for character in CHARACTERS]
+            sids = [prefix + "0" * 31 + character for character in CHARACTERS[:0x80]]
             good = []
             for sid in [*sids, prefix.lower() + "0" * 32, prefix + "0" * 32 + "\n"]:
                 token = good_token(kind, {place: sid})
@@ -1451,6 +1451,24 @@ class InspectTokenTest(unittest.TestCase):
         self.assertIs(inspect_token(token, now=0)["expired"], False)
         with clock(NOW + 3600):
             self.assertIs(inspect_token(token)["expired"], True)
+
+    def test_a_report_is_at_most_100_levels_deep(self) -> None:
+        payload = '{"exp":1767226200,"x":%s}'  # which is one level
+        for opening, closing in (("[", "]"), ('{"a":', "}"), ('[1,{"a":', "}]")):
+            step = len(closing)
+            for repeats in (98 // step, 100 // step, 2000):
+                nested = opening * repeats + "0" + closing * repeats
+                status = run("inspect", mint(payload % nested)).status
+                self.assertEqual(status, 0 if 1 + step * repeats <= 100 else 1)
+        for fine in (
+            "[" * 99 + "]" * 99,
+            "[" + "[{}]," * 999 + '"' + "[{" * 999 + '"]',
+        ):
+            inspect_token(mint(payload % fine))
+        for deep in ("[" * 100 + "]" * 100, "[1,[]," + "[" * 99 + "]" * 99 + ',"x"]'):
+            for token in (mint(payload % deep), mint("{}", header='{"x":%s}' % deep)):
+                with self.assertRaisesRegex(InvalidTokenError, "100 levels of JSON"):
+                    inspect_token(token)
 
     def test_a_scope_is_taken_apart_where_it_can_be_read(self) -> None:
         scope = {"service": "a", "privilege": "b"}
@@ -1892,19 +1910,6 @@ class CommandLineTest(unittest.TestCase):
     def test_a_report_is_ascii(self) -> None:
         output = run("inspect", mint('{"x":"é\\ud800\\u009b☃"}')).output
         self.assertIn(r'"x": "\u00e9\ud800\u009b\u2603"', output)
-
-    def test_a_token_nested_too_deeply_is_status_1(self) -> None:
-        # Where the limit is, and whether reading or writing meets it, is Python's.
-        status = 0
-        for depth in (200, 900, 994, 2000, 8000, 24000):
-            token = mint('{"":' + "[" * depth + "]" * depth + "}")
-            status, _, errors = run("inspect", stdin=token)
-            self.assertIn(status, (0, 1))
-            self.assertEqual(errors.count("\n"), status, errors)
-        self.assertEqual(status, 1)
-        token = mint("{}")
-        with mock.patch.object(json, "dumps", side_effect=RecursionError("too deep")):
-            self.assert_fails(1, "too deep", "inspect", token)
 
     def test_version_and_help(self) -> None:
         self.assertRegex(twilio_capability.__version__, r"\A\d+\.\d+\.\d+\Z")

@@ -99,6 +99,10 @@ _EVENTS_PATH = "path=%2F2010-04-01%2FEvents"
 # Far more characters than Twilio's tokens have, and few enough to be read at once.
 _MAX_TOKEN = 65536
 
+# Levels of JSON in a report; Twilio's tokens have five. Indented, a short token that is
+# nested without a limit (RFC 8259, section 9) could fill a disk.
+_MAX_DEPTH = 100
+
 # Integers up to here are exact in a float, and so in every JSON reader (RFC 8259,
 # section 6).
 _MAX_EXACT_INT = 2**53
@@ -641,6 +645,10 @@ def inspect_token(token: str, *, now: float | None = None) -> dict[str, Any]:
         raise InvalidTokenError(f"token must be a bare JWT: {disguise}")
     header = _json_object("header", segments[0])
     claims = _json_object("payload", segments[1])
+    if _is_deep(header) or _is_deep(claims):
+        raise InvalidTokenError(
+            f"token must have at most {_MAX_DEPTH} levels of JSON; Twilio's have five"
+        )
     now = _clock(now)
 
     kind = "unknown"
@@ -666,6 +674,17 @@ def inspect_token(token: str, *, now: float | None = None) -> dict[str, Any]:
     }
     report["problems"] = _problems(report, segments[2].decode(), now)
     return report
+
+
+def _is_deep(json_object: dict[str, Any]) -> bool:
+    """Tell whether there is a level beyond _MAX_DEPTH."""
+    level: list[Any] = [json_object]
+    for _ in range(_MAX_DEPTH):
+        inner: list[Any] = []
+        for holder in level:
+            inner += holder.values() if isinstance(holder, dict) else holder
+        level = [item for item in inner if isinstance(item, (dict, list))]
+    return bool(level)
 
 
 def _scope_report(uri: str) -> dict[str, Any]:
@@ -1208,7 +1227,7 @@ def _exit_status(argv: Sequence[str] | None) -> int:
         return 1
     except OSError as error:
         return _fail(1, f"cannot write: {error}")
-    except (InvalidTokenError, RecursionError) as error:  # the latter: nested deeply
+    except InvalidTokenError as error:
         return _fail(1, str(error))
     except ValueError as error:
         return _fail(2, str(error))
