@@ -1535,10 +1535,12 @@ class InspectTokenTest(unittest.TestCase):
             parts.append(good_parts(rng.choice(["capability", "access"]), changes))
         headers = [segment(header) for header, _ in parts]
         payloads = [segment(claims) for _, claims in parts]
+        lines: set[str] = set()
         for _ in range(10000):
             token = f"{rng.choice(headers)}.{rng.choice(payloads)}.{'A' * 43}"
-            for line in inspect_token(token, now=NOW)["problems"]:
-                self.assertRegex(line, PROBLEM)
+            lines.update(inspect_token(token, now=NOW)["problems"])
+        for line in lines:
+            self.assertRegex(line, PROBLEM)
 
 
 class AccessTokenTest(unittest.TestCase):
