@@ -529,8 +529,8 @@ def verify_token(
     >>> verify_token(token, "secret", now=3599)
     {'scope': '', 'iss': 'AC123123', 'exp': 3600}
     """
-    # All arguments are checked before the token is judged, so that a caller's own
-    # mistake is never taken for a bad token.
+    # The other arguments are checked before the signature is judged, so that a caller's
+    # own mistake is not taken for a forgery.
     header, payload, signature = _segments(token)
     is_signed = _is_signed(header + b"." + payload, signature, secret)
     leeway = _seconds("leeway", leeway, 0, _MAX_EXACT_INT, int, float)
