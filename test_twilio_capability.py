@@ -433,6 +433,20 @@ class InputRulesTest(unittest.TestCase):
                 self.assert_refused(ValueError, argument, call, bad)
         self.assertEqual(both_tokens(capability), before)
 
+    def test_an_error_about_params_says_which_part_of_them(self) -> None:
+        cases: list[tuple[type[Exception], str, Any]] = [
+            (
+                TypeError,
+                "params must be a mapping",
+                SimpleNamespace(items={1: 2}.items),
+            ),
+            (ValueError, "params name must be free", {"\ud800": "a"}),
+            (ValueError, "params value must be free", {"a": "\ud800"}),
+        ]
+        for error, reason, params in cases:
+            with self.assertRaisesRegex(error, reason):
+                ScopeURI("a", "b", params)
+
     def test_the_params_of_a_scope_uri_map_str_to_str(self) -> None:
         self.assert_refused(TypeError, "params", ScopeURI, "a", "b", {"n": 3})
 
@@ -711,6 +725,10 @@ class HostileObjectsTest(unittest.TestCase):
                 call()
         self.assertEqual(capability.generate_token(now=NOW), token)
 
+    def test_a_lazy_proxy_of_a_mapping_is_read_as_one(self) -> None:
+        params: Any = LazyProxy({"a": "b"})
+        self.assertEqual(ScopeURI("a", "b", params).params, {"a": "b"})
+
 
 class SecretsTest(unittest.TestCase):
     """Errors and reprs end up in logs: none repeats a secret, a SID or a token."""
@@ -936,6 +954,13 @@ class ScopeURITest(unittest.TestCase):
     def test_something_else_may_equal_it(self) -> None:
         self.assertEqual(ScopeURI("client", "incoming"), mock.ANY)
 
+    def test_it_may_have_a_subclass(self) -> None:
+        class Sub(ScopeURI):
+            pass
+
+        self.assertIs(type(Sub.parse("scope:a:b")), Sub)
+        self.assertEqual(Sub("a", "b"), ScopeURI("a", "b"))
+
     def test_it_survives_copying_and_pickling(self) -> None:
         scope = ScopeURI("client", "incoming", {"clientName": "Alice"})
         self.assertEqual(copy.deepcopy(scope), scope)
@@ -978,6 +1003,9 @@ class ScopeURITest(unittest.TestCase):
             with contextlib.suppress(ValueError):
                 read[character] = ScopeURI.parse("scope:a:b?c=" + character).params["c"]
         self.assertEqual(read, {**{char: char for char in bare}, "+": " "})
+        for char in bare.replace("=", ""):
+            scope = ScopeURI.parse(f"scope:a:b?{char}=1")
+            self.assertEqual(scope.params, {char: "1"})
         digits = "0123456789ABCDEFabcdef"
         for first in CHARACTERS[:0x80]:
             for second in CHARACTERS[:0x80]:
@@ -1009,7 +1037,13 @@ class ScopeURITest(unittest.TestCase):
             "&".join([name + "=%C3%A9" for name in names]),
         ]
         uris = ["scope:a:b?" + query for query in queries]
-        for uri in [*uris, ":" * 40_000, "scope:" + ":" * 40_000, "scope:a:" * 9_000]:
+        uris += [
+            ":" * 40_000,
+            "scope:" + ":" * 40_000,
+            "scope:a:" * 9_000,
+            "☃:" * 9_000,
+        ]
+        for uri in uris:
             tracemalloc.start()
             with contextlib.suppress(ValueError):
                 ScopeURI.parse(uri)
@@ -1139,6 +1173,12 @@ class VerifyTokenTest(unittest.TestCase):
             with self.assertRaises(InvalidSignatureError):
                 verify_token(token, "secret")
 
+    def test_a_wrong_argument_is_not_taken_for_a_forgery(self) -> None:
+        options: list[dict[str, Any]] = [{"leeway": "0"}, {"now": "0"}]
+        for wrong in options:
+            with self.assertRaises(TypeError):
+                verify_token("..", "secret", **wrong)
+
     def test_only_hs256_and_nothing_critical_is_accepted(self) -> None:
         for header in NOT_HS256:
             self.assert_invalid(mint('{"exp":1767226200}', header=header), "HS256")
@@ -1160,7 +1200,14 @@ class VerifyTokenTest(unittest.TestCase):
         good = '{"alg": "HS256", "exp": 1767226200}'
         verify_token(mint(good, header=good), "secret", now=NOW)
         around = [good + "x", good + good, "x" + good, "X" + good, "\x0b" + good]
-        around += [good + "\x1c", good + "\xa0", "\ufeff" + good, 'X{"exp":9}']
+        around += [
+            "\x0c" + good,
+            good + "\0",
+            good + "\x1c",
+            good + "\xa0",
+            "\ufeff" + good,
+            'X{"exp":9}',
+        ]
         encoded = [good.encode("utf-16"), b"\xff" + good.encode()]
         cases: list[Any] = [*NOT_OBJECTS, *around, *encoded, DEEP, '{"":' * 9000]
         for bad in cases:
@@ -1182,7 +1229,7 @@ class VerifyTokenTest(unittest.TestCase):
         )
 
     def test_segments_are_plain_base64url(self) -> None:
-        good = mint('{"exp":1767226200,"x":"??>"}')
+        good = mint('{"exp":1767226200,"x":"??>~~~"}')
         verify_token(good, "secret", now=NOW)
         head, payload, _ = good.split(".")
         self.assertEqual(len(payload) % 4, 2)
@@ -1194,7 +1241,7 @@ class VerifyTokenTest(unittest.TestCase):
                 for char in CHARACTERS[:0x80]
                 if char not in BASE64URL + "."
             ),
-            f"{head}." + payload.replace("_", "/").replace("-", "+"),
+            *(f"{head}." + payload.replace(a, b) for a, b in ("_/", "-+")),
             *(f"{head}{end}.{payload}" for end in ("=", "==", "\t")),
             f"{head[:4]} {head[4:]}.{payload}",
             f"{head}.A",
@@ -1249,7 +1296,8 @@ class VerifyTokenTest(unittest.TestCase):
         good = [("-5", 0), ("1767225600", 0), ("1767225600.0", 0), ("1767225601", 1)]
         for nbf, leeway in [*good, ("1767225600.5", 0.5), ("1767225630", 30)]:
             verify_token(mint(payload % nbf), "secret", now=NOW, leeway=leeway)
-        bad = [("1767225601", 0), ("1767225600.5", 0), ("1" + "0" * 400, 0)]
+        huge = "1" + "0" * 400
+        bad = [("1767225601", 0), ("1767225600.5", 0), (huge, 0), (huge, 0.5)]
         for nbf, leeway in [*bad, ("1767225601", 0.5), ("1767225631", 30)]:
             self.assert_invalid(mint(payload % nbf), "not valid yet", leeway=leeway)
         for nbf in ("null", "true", '"0"', "[]", "{}"):
@@ -1607,6 +1655,13 @@ class AccessTokenTest(unittest.TestCase):
         self.assertEqual(self.claims(alice())["exp"], NOW + 3600)
         self.assertEqual(self.claims(alice(), ttl=60)["exp"], NOW + 60)
 
+    def test_the_clock_is_asked_once(self) -> None:
+        times = itertools.count(NOW)
+        with mock.patch.object(time, "time", lambda: next(times)):
+            token = alice().generate_access_token("SK1", "s")
+        claims = verify_token(token, "s", now=NOW)
+        self.assertEqual((claims["jti"], claims["exp"]), (f"SK1-{NOW}", NOW + 3600))
+
     def test_only_what_was_allowed_is_granted(self) -> None:
         app, incoming = {"application_sid": "AP1"}, {"incoming": {"allow": True}}
         cases: list[tuple[list[tuple[Any, ...]], dict[str, Any]]] = [
@@ -1682,6 +1737,8 @@ class AccessTokenTest(unittest.TestCase):
             (one_app, [is_alice, app, (OUTGOING, "AP1", {"a": 1})], None),
             (one_app, [is_alice, app, bare], None),
             (one_app, [is_alice, bare, app, app], None),
+            (one_app, [is_alice, app, app, bare], None),
+            ("identity must", [is_alice], ""),
             ("event stream", [is_alice, events], None),
             ("event stream", [events, is_alice, app], None),
             ("event stream", [is_alice, (EVENTS, {"a": "b"})], None),
@@ -1776,7 +1833,7 @@ class CommandLineTest(unittest.TestCase):
             ("--incoming: expected one argument", "generate --incoming"),
             ("--events: ignored explicit", "generate --events=s3cr3t"),
             ("--events: ignored explicit", "generate --events=sec'ret\"s3cr3t"),
-            ("--ttl: invalid int value", "generate --ttl s3cr3t"),
+            (r"--ttl: invalid int value \(see", "generate --ttl s3cr3t"),
             ("--ttl: invalid int value", "generate --ttl s3cr3t'"),
             ("--ttl: .*twilio-capability generate --help", "generate --ttl 1.5"),
             ("ttl must be 1 to 86400", "generate --incoming a --ttl 86401"),
@@ -1972,7 +2029,12 @@ class CommandLineTest(unittest.TestCase):
             ):
                 with tempfile.TemporaryFile() as file:
                     stdout = Failing(error, file.fileno())
+                    free = os.dup(file.fileno())
+                    os.close(free)
                     result = run(*arguments.split(), stdout=stdout)
+                    # No descriptor is left open.
+                    self.assertEqual(os.dup(file.fileno()), free)
+                    os.close(free)
                     self.assertEqual((result.status, result.errors), (1, errors))
                     # What Python writes late, at exit, goes nowhere.
                     late = os.fstat(file.fileno())
@@ -1998,6 +2060,8 @@ class CommandLineTest(unittest.TestCase):
                     with mock.patch.multiple(sys, stdout=stream, stderr=lines):
                         self.assertEqual(main(arguments), 1)
                     self.assertRegex(lines.getvalue(), r"\A.*cannot write: .*\n\Z")
+            said = run("--help", stdout=Failing(Unspeakable())).errors
+            self.assertIn("cannot write: Unspeakable", said)
             interrupted = Failing(KeyboardInterrupt())
             with mock.patch.object(sys, "stderr", interrupted):
                 self.assertEqual(main(["inspect", "x"]), 130)
@@ -2951,7 +3015,7 @@ NOT_HS256 = [
 NOT_OBJECTS: list[str | bytes] = [
     "", "{", "[]", '"x"', "1", "null", "{'a':1}",
     *('{"alg":"HS256","exp":1767226200,"x":%s}' % value for value in (
-        "NaN", "-Infinity", "1e400", '"\n"',
+        "NaN", "-Infinity", "1e400", "-1e400", '"\n"',
     )),
     b'{"alg":"HS256","exp":1767226200,"x":"\xed\xa0\x80"}',
 ]
