@@ -684,7 +684,9 @@ def _is_deep(json_object: dict[str, Any]) -> bool:
         for holder in level:
             inner += holder.values() if isinstance(holder, dict) else holder
         level = [item for item in inner if isinstance(item, (dict, list))]
-    return bool(level)
+        if not level:
+            return False
+    return True
 
 
 def _scope_report(uri: str) -> dict[str, Any]:
