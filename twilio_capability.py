@@ -234,7 +234,7 @@ class Capability:
         return f"<Capability: {', '.join(allowed) or 'nothing'}>"
 
     def allow_client_incoming(self, client_name: str) -> None:
-        """Let the device be called as `client_name`, for the rule, see Capability."""
+        """Let the device be called as `client_name`. For the rule, see Capability."""
         client_name = _checked_name(
             "client_name", client_name, _MAX_CLIENT_NAME, self._lenient_names
         )
@@ -863,6 +863,7 @@ def _problems(report: dict[str, Any], signature: str, now: int) -> list[str]:
 
 
 def _problems_in(report: dict[str, Any], rows: tuple[_Row, ...], now: int) -> list[str]:
+    """Return a line for each place where a row applies; the first one counts."""
     problems: dict[str, str] = {}
     for place, is_wrong, words, *columns in rows:
         codes = columns[_KINDS.index(report["kind"])]
@@ -1119,6 +1120,7 @@ def _text(argument: str, value: str) -> str:
 
 
 def _matching(argument: str, value: str, pattern: re.Pattern[str], hint: str) -> str:
+    """Return `value`, a str of that pattern; `hint` ends the error's message."""
     text: str = _plain(argument, value, str)
     if not pattern.fullmatch(text):
         raise ValueError(f"{argument} must match {pattern.pattern}: {hint}")
