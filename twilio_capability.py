@@ -27,7 +27,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 TYPE_CHECKING = False  # typing has this constant too, but takes 4 ms to import
 if TYPE_CHECKING:
@@ -1164,19 +1164,18 @@ def _signing_key(argument: str, secret: str) -> bytes:
 
 
 def _plain_params(argument: str, params: Any, *types: type) -> dict[str, Any]:
-    """Return a copy of the mapping `params`, which is read once."""
+    """Return a copy of the mapping `params`, which is read once, by its items()."""
     if params is None:
         return {}
-    fields: Any
-    if issubclass(type(params), dict):
-        fields = dict.items(params)  # a subclass is taken by its content
-    elif isinstance(params, Mapping):
-        fields = params.items()
-    else:
+    if not isinstance(params, Mapping):
         raise TypeError(f"{argument} must be a mapping, not {type(params).__name__}")
 
     copy: dict[str, Any] = {}
-    for name, value in fields:
+    fields = params.items()
+    for field in fields if isinstance(fields, Iterable) else [fields]:
+        if not isinstance(field, tuple) or len(field) != 2:
+            raise TypeError(f"{argument} must be a mapping whose items() are pairs")
+        name, value = field
         name = _text(argument + " name", name)
         if name in copy:
             raise ValueError(f"{argument} name must not come twice")
