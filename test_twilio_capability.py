@@ -867,6 +867,9 @@ class SecretsTest(unittest.TestCase):
         for words, calls in cases:
             self.assertEqual(repr(allowed(*calls)), words)
 
+    def test_a_repr_may_be_asked_for_before_the_constructor_is_done(self) -> None:
+        self.assertEqual(repr(Capability.__new__(Capability)), "<Capability: nothing>")
+
     def test_no_repr_shows_them(self) -> None:
         calls = [(INCOMING, self.SECRET), (OUTGOING, self.APP, {"a": self.KEY})]
         capability = allowed(*calls, sid=self.SID, auth_token=self.SECRET)

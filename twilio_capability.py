@@ -228,9 +228,9 @@ class Capability:
         self._permissions: tuple[tuple[str, str, Any], ...] = ()
 
     def __repr__(self) -> str:
-        allowed = dict.fromkeys(
-            _SCOPE_NAMES[scope] for scope, _, _ in self._permissions
-        )
+        # A debugger may ask before the constructor is done.
+        permissions = getattr(self, "_permissions", ())
+        allowed = dict.fromkeys(_SCOPE_NAMES[scope] for scope, _, _ in permissions)
         return f"<Capability: {', '.join(allowed) or 'nothing'}>"
 
     def allow_client_incoming(self, client_name: str) -> None:
