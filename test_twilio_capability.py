@@ -857,6 +857,49 @@ class SecretsTest(unittest.TestCase):
                         self.assertNotIn(text, repr(shown))
         self.assertGreater(frames, len(faults))
 
+    def test_no_frame_holds_them_when_another_argument_is_at_fault(self) -> None:
+        secret, app = self.SECRET, self.APP
+        device = allowed((INCOMING, "a"), (OUTGOING, "AP1", {"n": 2**60}))
+        make = partial(alice().generate_access_token, "SK1")
+        good = allowed(auth_token=secret).generate_token(now=NOW)
+        calls: list[Call] = [
+            lambda: Capability(app, secret),
+            lambda: Capability("AC1", secret, lenient_names=1),  # type: ignore[arg-type]
+            lambda: make(secret, 0),
+            lambda: make(secret, identity="bob"),
+            lambda: make(secret, push_credential_sid="AP1"),
+            lambda: make(secret, region="ireland"),
+            lambda: make(secret, now=-1),
+            lambda: alice().generate_access_token("AC1", secret),
+            lambda: device.generate_access_token("SK1", secret),
+            lambda: verify_token(good, secret, leeway=-1),
+            lambda: verify_token(1, secret),  # type: ignore[arg-type]
+        ]
+        for end in (" ", "\n", "\0", "\ud800"):
+            bad = secret + end
+            calls.append(partial(Capability, "AC1", bad))
+            calls.append(partial(make, bad))
+            calls.append(partial(verify_token, good, bad))
+        for number, call in enumerate(calls):
+            with self.subTest(number):
+                frames = 0
+                try:
+                    call()
+                except (TypeError, ValueError) as error:
+                    for frame in frames_of(error):
+                        frames += 1
+                        shown = {**frame.f_locals, "secret": "its name says so"}
+                        self.assertNotIn(secret, repr(shown))
+                self.assertGreater(frames, 0)
+
+    def test_no_frame_holds_a_secret_given_as_the_token_but_as_token(self) -> None:
+        try:
+            verify_token(self.SECRET, alice().generate_token())
+        except InvalidTokenError as error:
+            for frame in frames_of(error):
+                shown = {**frame.f_locals, "token": "trackers know it, too"}
+                self.assertNotIn(self.SECRET, repr(shown))
+
     def test_a_repr_says_in_words_what_is_allowed(self) -> None:
         cases: list[tuple[str, list[tuple[Any, ...]]]] = [
             ("<Capability: nothing>", []),

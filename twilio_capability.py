@@ -213,14 +213,16 @@ class Capability:
         *,
         lenient_names: bool = False,
     ) -> None:
+        secret = auth_token
+        del auth_token  # so that no error shows it, see _signing_key
         self._account_sid = _matching(
             "account_sid", account_sid, _ACCOUNT_SID, "was it swapped with auth_token?"
         )
         self._lenient_names: bool = _plain("lenient_names", lenient_names, bool)
 
         self._key: bytes | None = None
-        if auth_token is not None:
-            self._key = _signing_key("auth_token", auth_token)
+        if secret is not None:
+            self._key = _signing_key("auth_token", secret)
 
         # What was allowed, call by call: its scope and query, as in a scope URI, and
         # what an access token grants for it. A call makes a new tuple, so that a copy
@@ -350,6 +352,8 @@ class Capability:
         >>> verify_token(token, "secret")["grants"]
         {'identity': 'Alice', 'voice': {}}
         """
+        secret = api_key_secret
+        del api_key_secret  # so that no error shows it, see _signing_key
         api_key_sid = _matching(
             "api_key_sid", api_key_sid, _API_KEY_SID, "was it swapped with its secret?"
         )
@@ -393,7 +397,7 @@ class Capability:
             "exp": issued + ttl,
             "grants": {"identity": name, "voice": voice},
         }
-        key = _signing_key("api_key_secret", api_key_secret)
+        key = _signing_key("api_key_secret", secret)
         encoded_header = _base64url(_to_json(header).encode())
         return _signed(encoded_header, _to_json(payload), key)
 
@@ -915,9 +919,9 @@ _DISGUISES = (
     (r"\s", "it has white space or a line break in it; remove that"),
 )
 _WRONG_COUNTS = {
-    1: "it is cut off, or is not a token",
-    2: "it is cut off",
-    5: "it has five segments, so it is encrypted, and not a Twilio token",
+    0: "it is cut off, or is not a token",
+    1: "it is cut off",
+    4: "it has five segments, so it is encrypted, and not a Twilio token",
 }
 
 
@@ -929,15 +933,16 @@ def _segments(token: str) -> list[bytes]:
             f"token must be at most {_MAX_TOKEN} characters, and Twilio's are shorter"
         )
 
-    segments = token.encode().split(b".", 5) if token.isascii() else []
-    if len(segments) == 3:
-        return segments
+    if token.isascii() and token.count(".") == 2:
+        return token.encode().split(b".")
 
+    # No piece of the text is kept in a variable: it may be the secret, given in place
+    # of the token.
     reason = _disguise(token)
     if not reason and not token.isascii():
         reason = "it has characters that are not ASCII"
     if not reason:
-        reason = _WRONG_COUNTS.get(len(segments), "it has too many segments")
+        reason = _WRONG_COUNTS.get(token.count("."), "it has too many segments")
     raise InvalidTokenError(
         f"token must be three segments of ASCII, joined by dots: {reason}"
     )
@@ -1147,8 +1152,12 @@ def _checked_name(argument: str, value: str, most: int, lenient: bool) -> str:
 
 
 def _signing_key(argument: str, secret: str) -> bytes:
-    """Return the key for HMAC that is made from `secret`, a non-empty str."""
-    secret = _text(argument, secret)
+    """Return the key for HMAC that is made from `secret`, a non-empty str.
+
+    Here and in the callers a secret has no other name, and a key has none when an error
+    leaves: error trackers send local variables along, and hide those of that name.
+    """
+    secret = _plain(argument, secret, str)
     if not secret:
         # An empty key signs, and verifies, anything.
         raise ValueError(f"{argument} must not be empty")
@@ -1160,7 +1169,11 @@ def _signing_key(argument: str, secret: str) -> bytes:
     if "\0" in secret:
         # HMAC pads keys with NULs, so that a NUL alone would be the empty key.
         raise ValueError(f"{argument} must not contain a NUL")
-    return secret.encode()
+    try:
+        return secret.encode()
+    except UnicodeEncodeError:
+        pass  # and raise outside, as this error holds the secret
+    raise ValueError(f"{argument} must be free of lone surrogates")
 
 
 def _plain_params(argument: str, params: Any, *types: type) -> dict[str, Any]:
@@ -1419,9 +1432,9 @@ def _generate(given: Namespace) -> str:
     params = _each_once("--param", given.param)
     filters = _each_once("--event-filter", given.event_filter)
 
-    auth_token = None if given.access else _variable("TWILIO_AUTH_TOKEN")
+    secret = None if given.access else _variable("TWILIO_AUTH_TOKEN")
     capability = Capability(
-        _variable("TWILIO_ACCOUNT_SID"), auth_token, lenient_names=given.lenient_names
+        _variable("TWILIO_ACCOUNT_SID"), secret, lenient_names=given.lenient_names
     )
     for client_name in given.incoming:
         capability.allow_client_incoming(client_name)
