@@ -338,11 +338,14 @@ class InputRulesTest(unittest.TestCase):
                 self.assert_refused(ValueError, argument, call, bad)
             with self.assertRaisesRegex(ValueError, "line break"):
                 call("secret\n")
+            for bad in ["\ufeffk", "k\ufeff", "\ufeff"]:
+                with self.assertRaisesRegex(ValueError, f"{argument}.*byte order mark"):
+                    call(bad)
             for bad in ["\0", "\0\0", "k\0", "\0k", "k\0k"]:
                 self.assert_refused(ValueError, argument, call, bad)
         for argument, call in calls[1:]:
             self.assert_refused(TypeError, argument, call, None)
-        Capability("AC1", "in the middle\nit may be")
+        Capability("AC1", "in the \ufeff middle\nit may be")
 
     def test_a_capability_token_needs_an_auth_token(self) -> None:
         self.assert_refused(ValueError, "auth_token", Capability("AC1").generate_token)

@@ -1166,6 +1166,11 @@ def _signing_key(argument: str, secret: str) -> bytes:
             f"{argument} must not begin or end with white space: was it read with its "
             "line break?"
         )
+    if secret != secret.strip("\ufeff"):
+        raise ValueError(
+            f"{argument} must not begin or end with a byte order mark: save its file "
+            "as UTF-8 without one"
+        )
     if "\0" in secret:
         # HMAC pads keys with NULs, so that a NUL alone would be the empty key.
         raise ValueError(f"{argument} must not contain a NUL")
