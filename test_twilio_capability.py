@@ -421,6 +421,7 @@ class InputRulesTest(unittest.TestCase):
                 name_in_grants(False, name)
             message = str(caught.exception)
             self.assertEqual([w for w in (encode, lenient) if w in message], ways)
+            self.assertNotIn("--", message)
 
     def test_params_and_filters_map_str_to_str_or_int(self) -> None:
         capability = alice()

@@ -1147,7 +1147,7 @@ def _checked_name(argument: str, value: str, most: int, lenient: bool) -> str:
     if encoded is not None and len(encoded) <= most:
         message += "; encode_client_name makes such a name of any text"
     if _LENIENT_NAME.fullmatch(name):
-        message += "; lenient_names (--lenient-names) takes this one as it is"
+        message += "; lenient_names takes this one as it is"
     raise ValueError(message)
 
 
