@@ -2170,7 +2170,7 @@ class ProcessTest(unittest.TestCase):
     def test_a_closed_stream_is_no_traceback(self) -> None:
         self.assertEqual(self.shell("2>&-", "generate", "--ttl", "0"), (2, "", ""))
         for redirection, arguments, reason in (
-            (">&-", "generate --incoming a", "standard output is closed"),
+            (">&-", "generate --incoming a", "cannot write: the stream is closed"),
             ("<&- >&-", "verify", "standard input"),
             ("<&-", "verify", "standard input"),
             ("0>/dev/null", "verify", "standard input"),

@@ -1266,7 +1266,7 @@ def _fail(status: int, message: str) -> int:
 def _write(stream: TextIO | None, text: str) -> None:
     """Write `text` at once, so that an error shows now; raise OSError for any."""
     if stream is None:  # as Python has it when the stream was closed from the start
-        raise OSError("standard output is closed")
+        raise OSError("the stream is closed")
     try:
         stream.write(text)
         stream.flush()
