@@ -1496,15 +1496,16 @@ def _verify(token: str, report: dict[str, Any], now: float) -> str:
     kind = _KINDS_IN_WORDS[report["kind"]]
     secret = _variable(name, f"this is {kind}: ")
 
-    report["signature"] = "valid"
+    failure = ""
     try:
         verify_token(token, secret, now=now)
     except InvalidSignatureError as error:
         report["signature"] = "invalid"
         return str(error)
     except InvalidTokenError as error:
-        return str(error)
-    return ""
+        failure = str(error)
+    report["signature"] = "valid"
+    return failure
 
 
 if __name__ == "__main__":
