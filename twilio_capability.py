@@ -29,16 +29,6 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
-TYPE_CHECKING = False  # typing has this constant too, but takes 4 ms to import
-if TYPE_CHECKING:
-    from argparse import ArgumentParser, Namespace
-    from typing import Any, Callable, NoReturn, Optional, TextIO, Tuple, TypeVar
-
-    _T = TypeVar("_T")
-    _Rule = Callable[[Any, int], bool]
-    _Codes = Optional[str]
-    _Row = Tuple[str, _Rule, str, _Codes, _Codes, _Codes]
-
 __all__ = [
     "Capability",
     "ExpiredTokenError",
@@ -52,8 +42,18 @@ __all__ = [
 ]
 __version__ = "1.1.0"
 
+TYPE_CHECKING = False  # typing has this constant too, but takes 4 ms to import
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+    from typing import Any, Callable, NoReturn, Optional, TextIO, Tuple, TypeVar
 
-# The rules, each with its source.
+    _T = TypeVar("_T")
+    _Rule = Callable[[Any, int], bool]
+    _Codes = Optional[str]
+    _Row = Tuple[str, _Rule, str, _Codes, _Codes, _Codes]
+
+
+# ---- Twilio's rules, each with its source --------------------------------------------
 
 DEFAULT_TTL = 3600  # seconds, as in Twilio's own libraries
 MAX_TTL = 86400  # seconds: Twilio refuses a longer life (errors 31207, 20157)
@@ -108,6 +108,9 @@ _MAX_DEPTH = 100
 _MAX_EXACT_INT = 2**53
 
 
+# ---- Errors --------------------------------------------------------------------------
+
+
 class InvalidTokenError(ValueError):
     """Raised when a token cannot be read or must not be trusted."""
 
@@ -120,70 +123,7 @@ class ExpiredTokenError(InvalidTokenError):
     """Raised when a token is signed with the secret but past its ``exp``."""
 
 
-class ScopeURI:
-    """One permission in the ``scope`` claim of a capability token.
-
-    `service` and `privilege` are one or more of ``A-Za-z0-9_.-``; `params` map str to
-    str. Equality ignores their order, so a ScopeURI cannot be hashed; the repr leaves
-    them out.
-
-    Raises TypeError and ValueError.
-
-    >>> str(ScopeURI("client", "incoming", {"clientName": "Alice"}))
-    'scope:client:incoming?clientName=Alice'
-    """
-
-    def __init__(
-        self, service: str, privilege: str, params: Mapping[str, str] | None = None
-    ) -> None:
-        hint = "such as client:incoming"
-        self.service = _matching("service", service, _SCOPE_WORD, hint)
-        self.privilege = _matching("privilege", privilege, _SCOPE_WORD, hint)
-        self.params: dict[str, str] = _plain_params("params", params, str)
-
-    @classmethod
-    def parse(cls, uri: str) -> ScopeURI:
-        """Return the scope in `uri`, as written by this module or any Twilio library.
-
-        The exception: twilio-ruby's with two params or filters, which are ambiguous.
-        Raises TypeError for a non-str and ValueError for what is not a scope URI.
-
-        >>> ScopeURI.parse("scope:client:incoming?clientName=Alice").params
-        {'clientName': 'Alice'}
-        """
-        head, _, query = _plain("uri", uri, str).partition("?")
-        words = head.split(":", 3)
-
-        if len(words) != 3 or words[0] != "scope":
-            raise ValueError("uri must be scope:SERVICE:PRIVILEGE?NAME=VALUE&...")
-
-        params = _form_decoded(query)
-        if params is None:
-            raise ValueError(
-                "uri must have a query of NAME=VALUE&..., percent-encoded UTF-8, each "
-                "name once"
-            )
-        scope = cls(words[1], words[2])
-        scope.params = params  # and not a copy, to save memory
-        return scope
-
-    def __str__(self) -> str:
-        uri = "scope:" + self.service + ":" + self.privilege
-        if self.params:
-            uri += "?" + _form_encoded(self.params)
-        return uri
-
-    def __repr__(self) -> str:
-        return f"<ScopeURI {self.service}:{self.privilege}, {len(self.params)} params>"
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, ScopeURI):
-            return NotImplemented
-        return (self.service, self.privilege, self.params) == (
-            other.service,
-            other.privilege,
-            other.params,
-        )
+# ---- Capability ----------------------------------------------------------------------
 
 
 class Capability:
@@ -452,7 +392,7 @@ class Capability:
         return first
 
 
-# Client names from anything.
+# ---- Client names --------------------------------------------------------------------
 
 
 def encode_client_name(text: str) -> str:
@@ -512,7 +452,15 @@ def decode_client_name(name: str) -> str:
     return text
 
 
-# Reading a token.
+def _encoded_name(text: str) -> str:
+    return re.sub(
+        "[^A-Za-z0-9]",
+        lambda other: "".join([f"_{byte:02X}" for byte in other[0].encode()]),
+        text,
+    )
+
+
+# ---- Verifying -----------------------------------------------------------------------
 
 
 def verify_token(
@@ -617,7 +565,400 @@ def _iso8601(seconds: int) -> str | None:
         return None
 
 
-# Why Twilio refuses a token.
+# ---- The JWT (RFC 7515, compact serialization) ---------------------------------------
+
+_BASE64URL = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+_JSON_SPACE = " \t\r\n"
+
+
+def _base64url(data: bytes) -> bytes:
+    return base64.urlsafe_b64encode(data).rstrip(b"=")
+
+
+def _signature(signing_input: bytes, key: bytes) -> bytes:
+    return _base64url(hmac.digest(key, signing_input, "sha256"))
+
+
+def _signed(header: bytes, payload: str, key: bytes) -> str:
+    """Return the token made of an encoded header and a payload in JSON."""
+    signing_input = header + b"." + _base64url(payload.encode())
+    return (signing_input + b"." + _signature(signing_input, key)).decode()
+
+
+_DISGUISES = (
+    (r"^\s*$", "it is empty"),
+    (r"^\s*[\"'`]|[\"'`]\s*$", "it is in quotes; remove them"),
+    (r"^\s*\{", "it is a JSON object; take the token out of it"),
+    (r"(?i)^\s*(authorization:\s*)?bearer\b", "it has Bearer before it; remove that"),
+    (r"%[0-9A-Fa-f]{2}", "it is percent-encoded; decode it first"),
+    (r"\s", "it has white space or a line break in it; remove that"),
+)
+_WRONG_COUNTS = {
+    0: "it is cut off, or is not a token",
+    1: "it is cut off",
+    4: "it has five segments, so it is encrypted, and not a Twilio token",
+}
+
+
+def _segments(token: str) -> list[bytes]:
+    """Return the encoded header, payload and signature."""
+    token = _plain("token", token, str)
+    if len(token) > _MAX_TOKEN:
+        raise InvalidTokenError(
+            f"token must be at most {_MAX_TOKEN} characters, and Twilio's are shorter"
+        )
+
+    if token.isascii() and token.count(".") == 2:
+        return token.encode().split(b".")
+
+    # No piece of the text is kept in a variable: it may be the secret, given in place
+    # of the token.
+    reason = _disguise(token)
+    if not reason and not token.isascii():
+        reason = "it has characters that are not ASCII"
+    if not reason:
+        reason = _WRONG_COUNTS.get(token.count("."), "it has too many segments")
+    raise InvalidTokenError(
+        f"token must be three segments of ASCII, joined by dots: {reason}"
+    )
+
+
+def _disguise(token: str) -> str:
+    """Return what stands around a token that was copied carelessly, or an empty str."""
+    for pattern, words in _DISGUISES:
+        if re.search(pattern, token):
+            return words
+    return ""
+
+
+def _json_object(part: str, segment: bytes) -> dict[str, Any]:
+    """Return the JSON object in the encoded header or payload."""
+    value = _or_none(_json_value, segment)
+    if not isinstance(value, dict):
+        raise InvalidTokenError(
+            f"the {part} must be a JSON object, names unique, in base64url"
+        )
+    return value
+
+
+def _json_value(segment: bytes) -> Any:
+    """Return the JSON value in an encoded segment; raise ValueError for any other."""
+    if segment.translate(None, delete=_BASE64URL):
+        raise ValueError("not base64url: the decoder would skip these characters")
+    text = base64.urlsafe_b64decode(segment + b"==").decode().strip(_JSON_SPACE)
+
+    value, end = _JSON.raw_decode(text)  # decode() makes verify_token 1.15 x as slow
+    if end != len(text):
+        raise ValueError("there is more than one JSON value")
+    return value
+
+
+def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the members of a JSON object as a dict; each name may come once."""
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("a name comes twice")
+    return members
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError("the number is too large")
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError("JSON has no NaN and no Infinity")
+
+
+_JSON = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_float=_finite, parse_constant=_refuse_constant
+)
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
+
+_CAPABILITY_HEADER = _base64url(b'{"typ":"JWT","alg":"HS256"}')
+
+
+# ---- Scope URIs (form-encoded, as by PHP's http_build_query) -------------------------
+
+_UNESCAPED = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_."
+
+# How each byte is written. Without this table, building a Capability takes 1.4 times
+# as long.
+_SPELLING = [chr(byte) if byte in _UNESCAPED else f"%{byte:02X}" for byte in range(256)]
+_SPELLING[ord(" ")] = "+"
+
+# What a query may hold (RFC 3986, section 3.4), a "%" that begins no escape, an escape.
+_QUERY = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:@/?%]*")
+_BAD_PERCENT = re.compile("%(?![0-9A-Fa-f]{2})")
+_ESCAPE = re.compile("%([0-9A-Fa-f]{2})")
+
+# A name, "=" and a value, with "&" before all but the first.
+_FIELD = re.compile("(?:^|&)([^&=]*)(=?)([^&]*)")
+
+
+class ScopeURI:
+    """One permission in the ``scope`` claim of a capability token.
+
+    `service` and `privilege` are one or more of ``A-Za-z0-9_.-``; `params` map str to
+    str. Equality ignores their order, so a ScopeURI cannot be hashed; the repr leaves
+    them out.
+
+    Raises TypeError and ValueError.
+
+    >>> str(ScopeURI("client", "incoming", {"clientName": "Alice"}))
+    'scope:client:incoming?clientName=Alice'
+    """
+
+    def __init__(
+        self, service: str, privilege: str, params: Mapping[str, str] | None = None
+    ) -> None:
+        hint = "such as client:incoming"
+        self.service = _matching("service", service, _SCOPE_WORD, hint)
+        self.privilege = _matching("privilege", privilege, _SCOPE_WORD, hint)
+        self.params: dict[str, str] = _plain_params("params", params, str)
+
+    @classmethod
+    def parse(cls, uri: str) -> ScopeURI:
+        """Return the scope in `uri`, as written by this module or any Twilio library.
+
+        The exception: twilio-ruby's with two params or filters, which are ambiguous.
+        Raises TypeError for a non-str and ValueError for what is not a scope URI.
+
+        >>> ScopeURI.parse("scope:client:incoming?clientName=Alice").params
+        {'clientName': 'Alice'}
+        """
+        head, _, query = _plain("uri", uri, str).partition("?")
+        words = head.split(":", 3)
+
+        if len(words) != 3 or words[0] != "scope":
+            raise ValueError("uri must be scope:SERVICE:PRIVILEGE?NAME=VALUE&...")
+
+        params = _form_decoded(query)
+        if params is None:
+            raise ValueError(
+                "uri must have a query of NAME=VALUE&..., percent-encoded UTF-8, each "
+                "name once"
+            )
+        scope = cls(words[1], words[2])
+        scope.params = params  # and not a copy, to save memory
+        return scope
+
+    def __str__(self) -> str:
+        uri = "scope:" + self.service + ":" + self.privilege
+        if self.params:
+            uri += "?" + _form_encoded(self.params)
+        return uri
+
+    def __repr__(self) -> str:
+        return f"<ScopeURI {self.service}:{self.privilege}, {len(self.params)} params>"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ScopeURI):
+            return NotImplemented
+        return (self.service, self.privilege, self.params) == (
+            other.service,
+            other.privilege,
+            other.params,
+        )
+
+
+def _percent_encoded(text: str) -> str:
+    return "".join([_SPELLING[byte] for byte in text.encode()])
+
+
+def _form_encoded(params: Mapping[str, str | int]) -> str:
+    return "&".join(
+        [
+            _percent_encoded(name) + "=" + _percent_encoded(str(value))
+            for name, value in params.items()
+        ]
+    )
+
+
+def _percent_decoded(text: str) -> str:
+    """Return the inverse of _percent_encoded for ASCII; raise ValueError if not UTF-8.
+
+    urllib.parse.unquote_plus takes up to 77 bytes of memory a character before Python
+    3.13, which is too much for text from a stranger.
+    """
+    # Latin-1 maps bytes to characters one to one, and Python shares those 256 strings,
+    # so this takes little memory.
+    text = _ESCAPE.sub(lambda escape: chr(int(escape[1], 16)), text.replace("+", " "))
+    return text.encode("latin-1").decode()
+
+
+def _form_decoded(query: str) -> dict[str, str] | None:
+    """Return the params in `query`, or None where it cannot be read."""
+    params: dict[str, str] = {}
+    if not query:
+        return params
+    if not _QUERY.fullmatch(query) or _BAD_PERCENT.search(query):
+        return None
+
+    for field in _FIELD.finditer(query):
+        name = _or_none(_percent_decoded, field[1])
+        value = _or_none(_percent_decoded, field[3])
+        if not field[2] or name is None or value is None or name in params:
+            return None
+        params[name] = value
+    return params
+
+
+# ---- Arguments: each check returns the value to use ----------------------------------
+
+
+def _or_none(function: Callable[..., _T], *arguments: Any) -> _T | None:
+    """Call `function`, and return None where the text that it is given is at fault.
+
+    An error raised in an except block has the first error as its context, and that
+    error holds the text: a token, a param, a secret. So callers raise after this.
+    """
+    try:
+        return function(*arguments)
+    except (RecursionError, ValueError):
+        return None
+
+
+# Each without a call of a method that the subclass may have, also on PyPy, where
+# str.__str__ asks for the length, and int.__index__ for the int.
+_TO_PLAIN: dict[type, Callable[[Any], Any]] = {
+    str: lambda text: "".join([text]),
+    int: lambda number: int.__add__(number, 0),
+    float: float.__float__,
+}
+
+
+def _plain(argument: str, value: object, *types: type) -> Any:
+    """Return `value`, which must be of one of `types`, as just that type.
+
+    What is checked is what is used. A subclass may override how it is compared, encoded
+    or joined (markupsafe.Markup, for one, would escape the rest of a token for HTML),
+    so it is taken by its content. A lazy proxy, such as Django's SimpleLazyObject, lies
+    to isinstance() but not to type().
+    """
+    own = type(value)
+    if own in types:
+        return value
+    for plain in types:
+        if issubclass(own, plain) and own is not bool:
+            return _TO_PLAIN[plain](value)
+    names = " or ".join([plain.__name__ for plain in types])
+    raise TypeError(f"{argument} must be {names}, not {own.__name__}")
+
+
+def _text(argument: str, value: str) -> str:
+    """Return `value`, a str that can be encoded."""
+    text: str = _plain(argument, value, str)
+    if not text.isascii() and _or_none(text.encode) is None:
+        raise ValueError(f"{argument} must be free of lone surrogates")
+    return text
+
+
+def _matching(argument: str, value: str, pattern: re.Pattern[str], hint: str) -> str:
+    """Return `value`, a str of that pattern; `hint` ends the error's message."""
+    text: str = _plain(argument, value, str)
+    if not pattern.fullmatch(text):
+        raise ValueError(f"{argument} must match {pattern.pattern}: {hint}")
+    return text
+
+
+def _checked_name(argument: str, value: str, most: int, lenient: bool) -> str:
+    """Return `value`, a client name of at most `most` characters."""
+    name: str = _plain(argument, value, str)
+    if not 1 <= len(name) <= most:
+        raise ValueError(f"{argument} must be 1 to {most} characters long")
+
+    allowed = _LENIENT_NAME if lenient else _CLIENT_NAME
+    if allowed.fullmatch(name):
+        return name
+
+    message = f"{argument} must match {allowed.pattern}"
+    encoded = _or_none(_encoded_name, name)
+    if encoded is not None and len(encoded) <= most:
+        message += "; encode_client_name makes such a name of any text"
+    if _LENIENT_NAME.fullmatch(name):
+        message += "; lenient_names takes this one as it is"
+    raise ValueError(message)
+
+
+def _signing_key(argument: str, secret: str) -> bytes:
+    """Return the key for HMAC that is made from `secret`, a non-empty str.
+
+    Here and in the callers a secret has no other name, and a key has none when an error
+    leaves: error trackers send local variables along, and hide those of that name.
+    """
+    secret = _plain(argument, secret, str)
+    if not secret:
+        # An empty key signs, and verifies, anything.
+        raise ValueError(f"{argument} must not be empty")
+    if secret != secret.strip():
+        raise ValueError(
+            f"{argument} must not begin or end with white space: was it read with its "
+            "line break?"
+        )
+    if secret != secret.strip("\ufeff"):
+        raise ValueError(
+            f"{argument} must not begin or end with a byte order mark: save its file "
+            "as UTF-8 without one"
+        )
+    if "\0" in secret:
+        # HMAC pads keys with NULs, so that a NUL alone would be the empty key.
+        raise ValueError(f"{argument} must not contain a NUL")
+    try:
+        return secret.encode()
+    except UnicodeEncodeError:
+        pass  # and raise outside, as this error holds the secret
+    raise ValueError(f"{argument} must be free of lone surrogates")
+
+
+def _plain_params(argument: str, params: Any, *types: type) -> dict[str, Any]:
+    """Return a copy of the mapping `params`, which is read once, by its items()."""
+    if params is None:
+        return {}
+    if not isinstance(params, Mapping):
+        raise TypeError(f"{argument} must be a mapping, not {type(params).__name__}")
+
+    copy: dict[str, Any] = {}
+    fields = params.items()
+    for field in fields if isinstance(fields, Iterable) else [fields]:
+        if not isinstance(field, tuple) or len(field) != 2:
+            raise TypeError(f"{argument} must be a mapping whose items() are pairs")
+        name, value = field
+        name = _text(argument + " name", name)
+        if name in copy:
+            raise ValueError(f"{argument} name must not come twice")
+        value = _plain(argument + " value", value, *types)
+        if type(value) is str:
+            value = _text(argument + " value", value)
+        elif _or_none(str, value) is None:  # Python prints no int beyond a limit
+            raise ValueError(f"{argument} value must not be an int too long to print")
+        copy[name] = value
+    return copy
+
+
+def _seconds(argument: str, value: float, least: int, most: int, *types: type) -> Any:
+    """Return `value`, a number of seconds within these limits."""
+    # Most numbers are plain, and one call less is a fortieth of verify_token's time.
+    seconds = value if type(value) in types else _plain(argument, value, *types)
+    if not least <= seconds <= most:
+        raise ValueError(f"{argument} must be {least} to {most} seconds")
+    return seconds
+
+
+def _clock(now: float | None) -> int:
+    """Return the time in whole seconds since the epoch: `now`, or else the clock."""
+    if now is None:
+        return int(time.time())
+    return int(_seconds("now", now, 0, _MAX_EXACT_INT - MAX_TTL, int, float))
+
+
+# ======================================================================================
+# ==== What follows only explains, and is the command line =============================
+# ======================================================================================
+
+# ---- Inspecting ----------------------------------------------------------------------
 
 
 def inspect_token(token: str, *, now: float | None = None) -> dict[str, Any]:
@@ -708,6 +1049,8 @@ def _scope_report(uri: str) -> dict[str, Any]:
     return {"service": scope.service, "privilege": scope.privilege, "params": params}
 
 
+# ---- Why Twilio refuses a token ------------------------------------------------------
+#
 # A row for each reason to refuse a token: its place in the report, the rule, words,
 # and the codes of Twilio's "Error and Warning Dictionary" for a capability token, an
 # access token, and one of unknown kind: "" where Twilio names none, None where the row
@@ -889,341 +1232,9 @@ def _problems_in(report: dict[str, Any], rows: tuple[_Row, ...], now: int) -> li
     return list(problems.values())
 
 
-# The JWT: header, payload and signature in base64url (RFC 7515, compact serialization).
-
-
-_BASE64URL = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-_JSON_SPACE = " \t\r\n"
-
-
-def _base64url(data: bytes) -> bytes:
-    return base64.urlsafe_b64encode(data).rstrip(b"=")
-
-
-def _signature(signing_input: bytes, key: bytes) -> bytes:
-    return _base64url(hmac.digest(key, signing_input, "sha256"))
-
-
-def _signed(header: bytes, payload: str, key: bytes) -> str:
-    """Return the token made of an encoded header and a payload in JSON."""
-    signing_input = header + b"." + _base64url(payload.encode())
-    return (signing_input + b"." + _signature(signing_input, key)).decode()
-
-
-_DISGUISES = (
-    (r"^\s*$", "it is empty"),
-    (r"^\s*[\"'`]|[\"'`]\s*$", "it is in quotes; remove them"),
-    (r"^\s*\{", "it is a JSON object; take the token out of it"),
-    (r"(?i)^\s*(authorization:\s*)?bearer\b", "it has Bearer before it; remove that"),
-    (r"%[0-9A-Fa-f]{2}", "it is percent-encoded; decode it first"),
-    (r"\s", "it has white space or a line break in it; remove that"),
-)
-_WRONG_COUNTS = {
-    0: "it is cut off, or is not a token",
-    1: "it is cut off",
-    4: "it has five segments, so it is encrypted, and not a Twilio token",
-}
-
-
-def _segments(token: str) -> list[bytes]:
-    """Return the encoded header, payload and signature."""
-    token = _plain("token", token, str)
-    if len(token) > _MAX_TOKEN:
-        raise InvalidTokenError(
-            f"token must be at most {_MAX_TOKEN} characters, and Twilio's are shorter"
-        )
-
-    if token.isascii() and token.count(".") == 2:
-        return token.encode().split(b".")
-
-    # No piece of the text is kept in a variable: it may be the secret, given in place
-    # of the token.
-    reason = _disguise(token)
-    if not reason and not token.isascii():
-        reason = "it has characters that are not ASCII"
-    if not reason:
-        reason = _WRONG_COUNTS.get(token.count("."), "it has too many segments")
-    raise InvalidTokenError(
-        f"token must be three segments of ASCII, joined by dots: {reason}"
-    )
-
-
-def _disguise(token: str) -> str:
-    """Return what stands around a token that was copied carelessly, or an empty str."""
-    for pattern, words in _DISGUISES:
-        if re.search(pattern, token):
-            return words
-    return ""
-
-
-def _json_object(part: str, segment: bytes) -> dict[str, Any]:
-    """Return the JSON object in the encoded header or payload."""
-    value = _or_none(_json_value, segment)
-    if not isinstance(value, dict):
-        raise InvalidTokenError(
-            f"the {part} must be a JSON object, names unique, in base64url"
-        )
-    return value
-
-
-def _json_value(segment: bytes) -> Any:
-    """Return the JSON value in an encoded segment; raise ValueError for any other."""
-    if segment.translate(None, delete=_BASE64URL):
-        raise ValueError("not base64url: the decoder would skip these characters")
-    text = base64.urlsafe_b64decode(segment + b"==").decode().strip(_JSON_SPACE)
-
-    value, end = _JSON.raw_decode(text)  # decode() makes verify_token 1.15 x as slow
-    if end != len(text):
-        raise ValueError("there is more than one JSON value")
-    return value
-
-
-def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the members of a JSON object as a dict; each name may come once."""
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("a name comes twice")
-    return members
-
-
-def _finite(number: str) -> float:
-    value = float(number)
-    if value in (float("inf"), float("-inf")):
-        raise ValueError("the number is too large")
-    return value
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError("JSON has no NaN and no Infinity")
-
-
-_JSON = json.JSONDecoder(
-    object_pairs_hook=_unique, parse_float=_finite, parse_constant=_refuse_constant
-)
-_to_json = json.JSONEncoder(separators=(",", ":")).encode
-
-_CAPABILITY_HEADER = _base64url(b'{"typ":"JWT","alg":"HS256"}')
-
-
-# Form encoding (application/x-www-form-urlencoded), as by PHP's http_build_query.
-
-
-_UNESCAPED = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_."
-
-# How each byte is written. Without this table, building a Capability takes 1.4 times
-# as long.
-_SPELLING = [chr(byte) if byte in _UNESCAPED else f"%{byte:02X}" for byte in range(256)]
-_SPELLING[ord(" ")] = "+"
-
-# What a query may hold (RFC 3986, section 3.4), a "%" that begins no escape, an escape.
-_QUERY = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:@/?%]*")
-_BAD_PERCENT = re.compile("%(?![0-9A-Fa-f]{2})")
-_ESCAPE = re.compile("%([0-9A-Fa-f]{2})")
-
-# A name, "=" and a value, with "&" before all but the first.
-_FIELD = re.compile("(?:^|&)([^&=]*)(=?)([^&]*)")
-
-
-def _percent_encoded(text: str) -> str:
-    return "".join([_SPELLING[byte] for byte in text.encode()])
-
-
-def _encoded_name(text: str) -> str:
-    return re.sub(
-        "[^A-Za-z0-9]",
-        lambda other: "".join([f"_{byte:02X}" for byte in other[0].encode()]),
-        text,
-    )
-
-
-def _form_encoded(params: Mapping[str, str | int]) -> str:
-    return "&".join(
-        [
-            _percent_encoded(name) + "=" + _percent_encoded(str(value))
-            for name, value in params.items()
-        ]
-    )
-
-
-def _percent_decoded(text: str) -> str:
-    """Return the inverse of _percent_encoded for ASCII; raise ValueError if not UTF-8.
-
-    urllib.parse.unquote_plus takes up to 77 bytes of memory a character before Python
-    3.13, which is too much for text from a stranger.
-    """
-    # Latin-1 maps bytes to characters one to one, and Python shares those 256 strings,
-    # so this takes little memory.
-    text = _ESCAPE.sub(lambda escape: chr(int(escape[1], 16)), text.replace("+", " "))
-    return text.encode("latin-1").decode()
-
-
-def _form_decoded(query: str) -> dict[str, str] | None:
-    """Return the params in `query`, or None where it cannot be read."""
-    params: dict[str, str] = {}
-    if not query:
-        return params
-    if not _QUERY.fullmatch(query) or _BAD_PERCENT.search(query):
-        return None
-
-    for field in _FIELD.finditer(query):
-        name = _or_none(_percent_decoded, field[1])
-        value = _or_none(_percent_decoded, field[3])
-        if not field[2] or name is None or value is None or name in params:
-            return None
-        params[name] = value
-    return params
-
-
-# The checks. One that is named for a thing returns it, ready to be used.
-
-
-def _or_none(function: Callable[..., _T], *arguments: Any) -> _T | None:
-    """Call `function`, and return None where the text that it is given is at fault.
-
-    An error raised in an except block has the first error as its context, and that
-    error holds the text: a token, a param, a secret. So callers raise after this.
-    """
-    try:
-        return function(*arguments)
-    except (RecursionError, ValueError):
-        return None
-
-
-# Each without a call of a method that the subclass may have, also on PyPy, where
-# str.__str__ asks for the length, and int.__index__ for the int.
-_TO_PLAIN: dict[type, Callable[[Any], Any]] = {
-    str: lambda text: "".join([text]),
-    int: lambda number: int.__add__(number, 0),
-    float: float.__float__,
-}
-
-
-def _plain(argument: str, value: object, *types: type) -> Any:
-    """Return `value`, which must be of one of `types`, as just that type.
-
-    What is checked is what is used. A subclass may override how it is compared, encoded
-    or joined (markupsafe.Markup, for one, would escape the rest of a token for HTML),
-    so it is taken by its content. A lazy proxy, such as Django's SimpleLazyObject, lies
-    to isinstance() but not to type().
-    """
-    own = type(value)
-    if own in types:
-        return value
-    for plain in types:
-        if issubclass(own, plain) and own is not bool:
-            return _TO_PLAIN[plain](value)
-    names = " or ".join([plain.__name__ for plain in types])
-    raise TypeError(f"{argument} must be {names}, not {own.__name__}")
-
-
-def _text(argument: str, value: str) -> str:
-    """Return `value`, a str that can be encoded."""
-    text: str = _plain(argument, value, str)
-    if not text.isascii() and _or_none(text.encode) is None:
-        raise ValueError(f"{argument} must be free of lone surrogates")
-    return text
-
-
-def _matching(argument: str, value: str, pattern: re.Pattern[str], hint: str) -> str:
-    """Return `value`, a str of that pattern; `hint` ends the error's message."""
-    text: str = _plain(argument, value, str)
-    if not pattern.fullmatch(text):
-        raise ValueError(f"{argument} must match {pattern.pattern}: {hint}")
-    return text
-
-
-def _checked_name(argument: str, value: str, most: int, lenient: bool) -> str:
-    """Return `value`, a client name of at most `most` characters."""
-    name: str = _plain(argument, value, str)
-    if not 1 <= len(name) <= most:
-        raise ValueError(f"{argument} must be 1 to {most} characters long")
-
-    allowed = _LENIENT_NAME if lenient else _CLIENT_NAME
-    if allowed.fullmatch(name):
-        return name
-
-    message = f"{argument} must match {allowed.pattern}"
-    encoded = _or_none(_encoded_name, name)
-    if encoded is not None and len(encoded) <= most:
-        message += "; encode_client_name makes such a name of any text"
-    if _LENIENT_NAME.fullmatch(name):
-        message += "; lenient_names takes this one as it is"
-    raise ValueError(message)
-
-
-def _signing_key(argument: str, secret: str) -> bytes:
-    """Return the key for HMAC that is made from `secret`, a non-empty str.
-
-    Here and in the callers a secret has no other name, and a key has none when an error
-    leaves: error trackers send local variables along, and hide those of that name.
-    """
-    secret = _plain(argument, secret, str)
-    if not secret:
-        # An empty key signs, and verifies, anything.
-        raise ValueError(f"{argument} must not be empty")
-    if secret != secret.strip():
-        raise ValueError(
-            f"{argument} must not begin or end with white space: was it read with its "
-            "line break?"
-        )
-    if secret != secret.strip("\ufeff"):
-        raise ValueError(
-            f"{argument} must not begin or end with a byte order mark: save its file "
-            "as UTF-8 without one"
-        )
-    if "\0" in secret:
-        # HMAC pads keys with NULs, so that a NUL alone would be the empty key.
-        raise ValueError(f"{argument} must not contain a NUL")
-    try:
-        return secret.encode()
-    except UnicodeEncodeError:
-        pass  # and raise outside, as this error holds the secret
-    raise ValueError(f"{argument} must be free of lone surrogates")
-
-
-def _plain_params(argument: str, params: Any, *types: type) -> dict[str, Any]:
-    """Return a copy of the mapping `params`, which is read once, by its items()."""
-    if params is None:
-        return {}
-    if not isinstance(params, Mapping):
-        raise TypeError(f"{argument} must be a mapping, not {type(params).__name__}")
-
-    copy: dict[str, Any] = {}
-    fields = params.items()
-    for field in fields if isinstance(fields, Iterable) else [fields]:
-        if not isinstance(field, tuple) or len(field) != 2:
-            raise TypeError(f"{argument} must be a mapping whose items() are pairs")
-        name, value = field
-        name = _text(argument + " name", name)
-        if name in copy:
-            raise ValueError(f"{argument} name must not come twice")
-        value = _plain(argument + " value", value, *types)
-        if type(value) is str:
-            value = _text(argument + " value", value)
-        elif _or_none(str, value) is None:  # Python prints no int beyond a limit
-            raise ValueError(f"{argument} value must not be an int too long to print")
-        copy[name] = value
-    return copy
-
-
-def _seconds(argument: str, value: float, least: int, most: int, *types: type) -> Any:
-    """Return `value`, a number of seconds within these limits."""
-    # Most numbers are plain, and one call less is a fortieth of verify_token's time.
-    seconds = value if type(value) in types else _plain(argument, value, *types)
-    if not least <= seconds <= most:
-        raise ValueError(f"{argument} must be {least} to {most} seconds")
-    return seconds
-
-
-def _clock(now: float | None) -> int:
-    """Return the time in whole seconds since the epoch: `now`, or else the clock."""
-    if now is None:
-        return int(time.time())
-    return int(_seconds("now", now, 0, _MAX_EXACT_INT - MAX_TTL, int, float))
-
-
-# The command line. Nothing above calls it, and nothing else reads the environment,
-# prints or exits.
+# ---- The command line ----------------------------------------------------------------
+#
+# Nothing above calls it, and nothing else reads the environment, prints or exits.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
