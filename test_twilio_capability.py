@@ -6,6 +6,7 @@ runs in "tox -e interop". Behind the tests stand their tools, and then the vecto
 
 from __future__ import annotations
 
+import ast
 import base64
 import collections
 import contextlib
@@ -1961,8 +1962,8 @@ class CommandLineTest(unittest.TestCase):
         self.assert_fails(2, "params", *generate, "--param", "a=" + byte)
         variables = {**ENVIRONMENT, "TWILIO_AUTH_TOKEN": byte}
         self.assert_fails(2, "auth_token", *generate, env=variables)
-        self.assert_fails(1, "segments", "verify", byte)
-        self.assert_fails(1, "segments", "inspect", stdin=f"{byte}.{byte}.{byte}")
+        self.assert_fails(1, "not ASCII", "verify", byte)
+        self.assert_fails(1, "not ASCII", "inspect", stdin=f"{byte}.{byte}.{byte}")
         for stdin in (b"\xff", b"\xff.\xff.\xff"):
             self.assert_fails(1, "standard input", "verify", stdin=stdin)
 
@@ -2221,6 +2222,14 @@ class ProcessTest(unittest.TestCase):
         self.assertEqual((child.returncode, output, errors), (130, b"", b""))
 
 
+def above_the_line() -> str:
+    """The part of the module that makes and verifies tokens."""
+    text = MODULE.read_text(encoding="utf-8")
+    above, line, _ = text.partition("# ==== What follows only explains")
+    assert line
+    return above
+
+
 class ModuleTest(unittest.TestCase):
     """One file that imports the standard library and no more of it than it needs."""
 
@@ -2239,6 +2248,41 @@ class ModuleTest(unittest.TestCase):
             command = [sys.executable, "-S", "-OO", "twilio_capability.py"]
             result = process(*command, "inspect", token, cwd=folder)
             self.assertEqual((result.status, result.errors), (0, ""))
+
+    def test_what_stands_above_the_line_works_alone(self) -> None:
+        core = ModuleType("core")
+        exec(compile(above_the_line(), "core.py", "exec"), vars(core))
+        for account_sid, auth_token, calls, ttl, token in CAPABILITY_TOKENS:
+            device = core.Capability(account_sid, auth_token)
+            for name, *arguments in calls:
+                getattr(device, name)(*arguments)
+            options = {} if ttl is None else {"ttl": ttl}
+            self.assertEqual(device.generate_token(now=NOW, **options), token)
+            claims = core.verify_token(token, auth_token, now=NOW)
+            self.assertEqual(claims, verify_token(token, auth_token, now=NOW))
+        for sids, secret, calls, options, token in REGIONAL_ACCESS_TOKENS:
+            device = core.Capability(sids[0])
+            for name, *arguments in calls:
+                getattr(device, name)(*arguments)
+            made = device.generate_access_token(sids[1], secret, now=NOW, **options)
+            self.assertEqual(made, token)
+            core.verify_token(token, secret, now=NOW)
+        public = [name for name in vars(core) if name in twilio_capability.__all__]
+        self.assertEqual(sorted(public), sorted(core.__all__))
+        self.assertEqual(
+            set(twilio_capability.__all__) - set(core.__all__), {"inspect_token"}
+        )
+
+    def test_nothing_above_the_line_names_what_is_below(self) -> None:
+        above = above_the_line()
+        core = ModuleType("core")
+        exec(compile(above, "core.py", "exec"), vars(core))
+        below = set(vars(twilio_capability)) - set(vars(core)) - {"__file__"}
+        self.assertLess({"inspect_token", "main", "_problems", "os"}, below)
+        names: set[str] = set()
+        for node in ast.walk(ast.parse(above)):
+            names.update(str(value) for _, value in ast.iter_fields(node))
+        self.assertEqual(names & below, set())
 
     def test_importing_it_imports_no_more_than_a_few_modules(self) -> None:
         # With -S, as what a site imports would hide what the module imports.

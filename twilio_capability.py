@@ -23,9 +23,7 @@ from __future__ import annotations
 import base64
 import hmac
 import json
-import os
 import re
-import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -37,20 +35,15 @@ __all__ = [
     "ScopeURI",
     "decode_client_name",
     "encode_client_name",
-    "inspect_token",
     "verify_token",
 ]
 __version__ = "1.1.0"
 
 TYPE_CHECKING = False  # typing has this constant too, but takes 4 ms to import
 if TYPE_CHECKING:
-    from argparse import ArgumentParser, Namespace
-    from typing import Any, Callable, NoReturn, Optional, TextIO, Tuple, TypeVar
+    from typing import Any, Callable, NoReturn, TypeVar
 
     _T = TypeVar("_T")
-    _Rule = Callable[[Any, int], bool]
-    _Codes = Optional[str]
-    _Row = Tuple[str, _Rule, str, _Codes, _Codes, _Codes]
 
 
 # ---- Twilio's rules, each with its source --------------------------------------------
@@ -98,10 +91,6 @@ _EVENTS_PATH = "path=%2F2010-04-01%2FEvents"
 
 # Far more characters than Twilio's tokens have, and few enough to be read at once.
 _MAX_TOKEN = 65536
-
-# Levels of JSON in a report; Twilio's tokens have five. Indented, a short token that is
-# nested without a limit (RFC 8259, section 9) could fill a disk.
-_MAX_DEPTH = 100
 
 # Integers up to here are exact in a float, and so in every JSON reader (RFC 8259,
 # section 6).
@@ -585,50 +574,25 @@ def _signed(header: bytes, payload: str, key: bytes) -> str:
     return (signing_input + b"." + _signature(signing_input, key)).decode()
 
 
-_DISGUISES = (
-    (r"^\s*$", "it is empty"),
-    (r"^\s*[\"'`]|[\"'`]\s*$", "it is in quotes; remove them"),
-    (r"^\s*\{", "it is a JSON object; take the token out of it"),
-    (r"(?i)^\s*(authorization:\s*)?bearer\b", "it has Bearer before it; remove that"),
-    (r"%[0-9A-Fa-f]{2}", "it is percent-encoded; decode it first"),
-    (r"\s", "it has white space or a line break in it; remove that"),
-)
-_WRONG_COUNTS = {
-    0: "it is cut off, or is not a token",
-    1: "it is cut off",
-    4: "it has five segments, so it is encrypted, and not a Twilio token",
-}
+def _check_token(token: str) -> str:
+    """Return `token`, a str that is short enough to be read at once."""
+    text: str = _plain("token", token, str)
+    if len(text) > _MAX_TOKEN:
+        raise InvalidTokenError(
+            f"token must be at most {_MAX_TOKEN} characters, and Twilio's are shorter"
+        )
+    return text
 
 
 def _segments(token: str) -> list[bytes]:
     """Return the encoded header, payload and signature."""
-    token = _plain("token", token, str)
-    if len(token) > _MAX_TOKEN:
-        raise InvalidTokenError(
-            f"token must be at most {_MAX_TOKEN} characters, and Twilio's are shorter"
-        )
-
+    token = _check_token(token)
     if token.isascii() and token.count(".") == 2:
         return token.encode().split(b".")
 
     # No piece of the text is kept in a variable: it may be the secret, given in place
     # of the token.
-    reason = _disguise(token)
-    if not reason and not token.isascii():
-        reason = "it has characters that are not ASCII"
-    if not reason:
-        reason = _WRONG_COUNTS.get(token.count("."), "it has too many segments")
-    raise InvalidTokenError(
-        f"token must be three segments of ASCII, joined by dots: {reason}"
-    )
-
-
-def _disguise(token: str) -> str:
-    """Return what stands around a token that was copied carelessly, or an empty str."""
-    for pattern, words in _DISGUISES:
-        if re.search(pattern, token):
-            return words
-    return ""
+    raise InvalidTokenError("token must be three segments of ASCII, joined by dots")
 
 
 def _json_object(part: str, segment: bytes) -> dict[str, Any]:
@@ -954,11 +918,30 @@ def _clock(now: float | None) -> int:
     return int(_seconds("now", now, 0, _MAX_EXACT_INT - MAX_TTL, int, float))
 
 
-# ======================================================================================
 # ==== What follows only explains, and is the command line =============================
-# ======================================================================================
+#
+# Nothing above names it. Who wants to vendor only what makes and verifies tokens cuts
+# the file here: sed '/^# ====/,$d' twilio_capability.py
+
+import os
+import sys
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+    from typing import Optional, TextIO, Tuple
+
+    _Rule = Callable[[Any, int], bool]
+    _Codes = Optional[str]
+    _Row = Tuple[str, _Rule, str, _Codes, _Codes, _Codes]
+
+__all__ += ["inspect_token"]
+
 
 # ---- Inspecting ----------------------------------------------------------------------
+
+# Levels of JSON in a report; Twilio's tokens have five. Indented, a short token that is
+# nested without a limit (RFC 8259, section 9) could fill a disk.
+_MAX_DEPTH = 100
 
 
 def inspect_token(token: str, *, now: float | None = None) -> dict[str, Any]:
@@ -984,10 +967,11 @@ def inspect_token(token: str, *, now: float | None = None) -> dict[str, Any]:
     >>> report["problems"][-1]
     'claims.scope: is empty, so the token allows nothing; allow a call'
     """
-    segments = _segments(token)
+    token = _check_token(token)
     disguise = _disguise(token)
     if disguise:
         raise InvalidTokenError(f"token must be a bare JWT: {disguise}")
+    segments = _segments(token)
     header = _json_object("header", segments[0])
     claims = _json_object("payload", segments[1])
     if _is_deep(header) or _is_deep(claims):
@@ -1019,6 +1003,37 @@ def inspect_token(token: str, *, now: float | None = None) -> dict[str, Any]:
     }
     report["problems"] = _problems(report, segments[2].decode(), now)
     return report
+
+
+_DISGUISES = (
+    (r"^\s*$", "it is empty"),
+    (r"^\s*[\"'`]|[\"'`]\s*$", "it is in quotes; remove them"),
+    (r"^\s*\{", "it is a JSON object; take the token out of it"),
+    (r"(?i)^\s*(authorization:\s*)?bearer\b", "it has Bearer before it; remove that"),
+    (r"%[0-9A-Fa-f]{2}", "it is percent-encoded; decode it first"),
+    (r"\s", "it has white space or a line break in it; remove that"),
+)
+_WRONG_COUNTS = {
+    0: "it is cut off, or is not a token",
+    1: "it is cut off",
+    4: "it has five segments, so it is encrypted, and not a Twilio token",
+}
+
+
+def _disguise(token: str) -> str:
+    """Return what makes a text no bare token, or an empty str.
+
+    What stands around a token that was copied carelessly comes before what is wrong
+    with its characters.
+    """
+    for pattern, words in _DISGUISES:
+        if re.search(pattern, token):
+            return words
+    if not token.isascii():
+        return "it has characters that are not ASCII"
+    if token.count(".") != 2:
+        return _WRONG_COUNTS.get(token.count("."), "it has too many segments")
+    return ""
 
 
 def _is_deep(json_object: dict[str, Any]) -> bool:
