@@ -21,6 +21,7 @@ wrong place.
 from __future__ import annotations
 
 import base64
+import hashlib
 import hmac
 import json
 import re
@@ -565,7 +566,7 @@ def _base64url(data: bytes) -> bytes:
 
 
 def _signature(signing_input: bytes, key: bytes) -> bytes:
-    return _base64url(hmac.digest(key, signing_input, "sha256"))
+    return _base64url(hmac.digest(key, signing_input, hashlib.sha256))
 
 
 def _signed(header: bytes, payload: str, key: bytes) -> str:
