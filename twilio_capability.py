@@ -27,6 +27,7 @@ import json
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from urllib.parse import parse_qsl, unquote
 
 __all__ = [
     "Capability",
@@ -42,9 +43,7 @@ __version__ = "1.1.0"
 
 TYPE_CHECKING = False  # typing has this constant too, but takes 4 ms to import
 if TYPE_CHECKING:
-    from typing import Any, Callable, NoReturn, TypeVar
-
-    _T = TypeVar("_T")
+    from typing import Any, Callable, NoReturn
 
 
 # ---- Twilio's rules, each with its source --------------------------------------------
@@ -80,7 +79,7 @@ _SCOPE_NAMES = {
 _EVENTS_PATH = "path=%2F2010-04-01%2FEvents"
 
 # Far more characters than Twilio's tokens have, and few enough to be read at once.
-_MAX_TOKEN = 65536
+_MAX_TEXT = 65536
 
 # Integers up to here are exact in a float, and so in every JSON reader (RFC 8259,
 # section 6).
@@ -420,7 +419,10 @@ def decode_client_name(name: str) -> str:
     if name.isascii() and 1 <= len(name) <= _MAX_CLIENT_NAME:
         # It is percent-encoding, with another sign in front.
         name = re.sub("_..", lambda escape: escape[0].upper(), name)
-        text = _or_none(_percent_decoded, name.replace("_", "%"))
+        try:
+            text = unquote(name.replace("_", "%"), errors="strict")
+        except UnicodeDecodeError:
+            pass  # and raise outside, as this error holds the text
 
     # Each text has one name: "_41", say, would be a second spelling of "A".
     if text is None or _encoded_name(text) != name:
@@ -547,7 +549,6 @@ def _iso8601(seconds: int) -> str | None:
 # ---- The JWT (RFC 7515, compact serialization) ---------------------------------------
 
 _BASE64URL = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-_JSON_SPACE = " \t\r\n"
 
 
 def _base64url(data: bytes) -> bytes:
@@ -567,9 +568,9 @@ def _signed(header: bytes, payload: str, key: bytes) -> str:
 def _check_token(token: str) -> str:
     """Return `token`, a str that is short enough to be read at once."""
     text: str = _plain("token", token, str)
-    if len(text) > _MAX_TOKEN:
+    if len(text) > _MAX_TEXT:
         raise InvalidTokenError(
-            f"token must be at most {_MAX_TOKEN} characters, and Twilio's are shorter"
+            f"token must be at most {_MAX_TEXT} characters, and Twilio's are shorter"
         )
     return text
 
@@ -587,23 +588,16 @@ def _segments(token: str) -> list[bytes]:
 
 def _json_object(part: str, segment: bytes) -> dict[str, Any]:
     """Return the JSON object in the encoded header or payload."""
-    value = _or_none(_json_value, segment)
+    value = None
+    if not segment.translate(None, delete=_BASE64URL):  # the decoder would skip others
+        try:
+            value = _JSON.decode(base64.urlsafe_b64decode(segment + b"==").decode())
+        except (RecursionError, ValueError):
+            pass  # and raise outside, as this error holds the text
     if not isinstance(value, dict):
         raise InvalidTokenError(
             f"the {part} must be a JSON object, names unique, in base64url"
         )
-    return value
-
-
-def _json_value(segment: bytes) -> Any:
-    """Return the JSON value in an encoded segment; raise ValueError for any other."""
-    if segment.translate(None, delete=_BASE64URL):
-        raise ValueError("not base64url: the decoder would skip these characters")
-    text = base64.urlsafe_b64decode(segment + b"==").decode().strip(_JSON_SPACE)
-
-    value, end = _JSON.raw_decode(text)  # decode() makes verify_token 1.15 x as slow
-    if end != len(text):
-        raise ValueError("there is more than one JSON value")
     return value
 
 
@@ -643,13 +637,10 @@ _UNESCAPED = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.
 _SPELLING = [chr(byte) if byte in _UNESCAPED else f"%{byte:02X}" for byte in range(256)]
 _SPELLING[ord(" ")] = "+"
 
-# What a query may hold (RFC 3986, section 3.4), a "%" that begins no escape, an escape.
-_QUERY = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:@/?%]*")
-_BAD_PERCENT = re.compile("%(?![0-9A-Fa-f]{2})")
-_ESCAPE = re.compile("%([0-9A-Fa-f]{2})")
-
-# A name, "=" and a value, with "&" before all but the first.
-_FIELD = re.compile("(?:^|&)([^&=]*)(=?)([^&]*)")
+# What a query may hold: the characters of RFC 3986, section 3.4, and escapes.
+_QUERY = re.compile(
+    r"[A-Za-z0-9\-._~!$&'()*+,;=:@/?]*(%[0-9A-Fa-f]{2}[A-Za-z0-9\-._~!$&'()*+,;=:@/?]*)*"
+)
 
 
 class ScopeURI:
@@ -677,27 +668,28 @@ class ScopeURI:
     def parse(cls, uri: str) -> ScopeURI:
         """Return the scope in `uri`, as written by this module or any Twilio library.
 
-        The exception: twilio-ruby's with two params or filters, which are ambiguous.
-        Raises TypeError for a non-str and ValueError for what is not a scope URI.
+        The exception: an event stream by twilio-ruby with two filters, which is
+        ambiguous. Raises TypeError for a non-str and ValueError for what is not a scope
+        URI or has more than 65,536 characters.
 
         >>> ScopeURI.parse("scope:client:incoming?clientName=Alice").params
         {'clientName': 'Alice'}
         """
-        head, _, query = _plain("uri", uri, str).partition("?")
-        words = head.split(":", 3)
+        uri = _plain("uri", uri, str)
+        if len(uri) > _MAX_TEXT:
+            raise ValueError(f"uri must be at most {_MAX_TEXT} characters")
 
+        head, _, query = uri.partition("?")
+        words = head.split(":")
         if len(words) != 3 or words[0] != "scope":
             raise ValueError("uri must be scope:SERVICE:PRIVILEGE?NAME=VALUE&...")
-
         params = _form_decoded(query)
         if params is None:
             raise ValueError(
                 "uri must have a query of NAME=VALUE&..., percent-encoded UTF-8, each "
                 "name once"
             )
-        scope = cls(words[1], words[2])
-        scope.params = params  # and not a copy, to save memory
-        return scope
+        return cls(words[1], words[2], params)
 
     def __str__(self) -> str:
         uri = "scope:" + self.service + ":" + self.privilege
@@ -731,49 +723,25 @@ def _form_encoded(params: Mapping[str, str | int]) -> str:
     )
 
 
-def _percent_decoded(text: str) -> str:
-    """Return the inverse of _percent_encoded for ASCII; raise ValueError if not UTF-8.
-
-    urllib.parse.unquote_plus takes up to 77 bytes of memory a character before Python
-    3.13, which is too much for text from a stranger.
-    """
-    # Latin-1 maps bytes to characters one to one, and Python shares those 256 strings,
-    # so this takes little memory.
-    text = _ESCAPE.sub(lambda escape: chr(int(escape[1], 16)), text.replace("+", " "))
-    return text.encode("latin-1").decode()
-
-
 def _form_decoded(query: str) -> dict[str, str] | None:
-    """Return the params in `query`, or None where it cannot be read."""
-    params: dict[str, str] = {}
-    if not query:
-        return params
-    if not _QUERY.fullmatch(query) or _BAD_PERCENT.search(query):
+    """Return the params in `query`, each name once, or None where it cannot be read."""
+    if not query:  # up to Python 3.10 an error for parse_qsl
+        return {}
+    if not _QUERY.fullmatch(query):
         return None
-
-    for field in _FIELD.finditer(query):
-        name = _or_none(_percent_decoded, field[1])
-        value = _or_none(_percent_decoded, field[3])
-        if not field[2] or name is None or value is None or name in params:
-            return None
-        params[name] = value
-    return params
+    try:
+        pairs = parse_qsl(
+            query, keep_blank_values=True, strict_parsing=True, errors="strict"
+        )
+    except ValueError:
+        return None
+    params = dict(pairs)
+    return params if len(params) == len(pairs) else None
 
 
 # ---- Arguments: each check returns the value to use ----------------------------------
 
-
-def _or_none(function: Callable[..., _T], *arguments: Any) -> _T | None:
-    """Call `function`, and return None where the text that it is given is at fault.
-
-    An error raised in an except block has the first error as its context, and that
-    error holds the text: a token, a param, a secret. So callers raise after this.
-    """
-    try:
-        return function(*arguments)
-    except (RecursionError, ValueError):
-        return None
-
+_SURROGATE = re.compile("[\ud800-\udfff]")  # one that stands alone is no UTF-8
 
 # Each without a call of a method that the subclass may have, also on PyPy, where
 # str.__str__ asks for the length, and int.__index__ for the int.
@@ -805,7 +773,7 @@ def _plain(argument: str, value: object, *types: type) -> Any:
 def _text(argument: str, value: str) -> str:
     """Return `value`, a str that can be encoded."""
     text: str = _plain(argument, value, str)
-    if not text.isascii() and _or_none(text.encode) is None:
+    if _SURROGATE.search(text):
         raise ValueError(f"{argument} must be free of lone surrogates")
     return text
 
@@ -844,8 +812,7 @@ def _checked_name(argument: str, value: str, most: int, lenient: bool) -> str:
         return name
 
     message = f"{argument} must match {allowed.pattern}"
-    encoded = _or_none(_encoded_name, name)
-    if encoded is not None and len(encoded) <= most:
+    if not _SURROGATE.search(name) and len(_encoded_name(name)) <= most:
         message += "; encode_client_name makes such a name of any text"
     if _LENIENT_NAME.fullmatch(name):
         message += "; lenient_names takes this one as it is"
@@ -901,8 +868,6 @@ def _plain_params(argument: str, params: Any, *types: type) -> dict[str, Any]:
         value = _plain(argument + " value", value, *types)
         if type(value) is str:
             value = _text(argument + " value", value)
-        elif _or_none(str, value) is None:  # Python prints no int beyond a limit
-            raise ValueError(f"{argument} value must not be an int too long to print")
         copy[name] = value
     return copy
 
@@ -1517,7 +1482,7 @@ def _variable(name: str, reason: str = "") -> str:
 
 def _standard_input() -> str:
     """Return the token there, read no further than a token can be long."""
-    most = _MAX_TOKEN + len("\r\n")
+    most = _MAX_TEXT + len("\r\n")
     try:
         text: str = _plain("token", sys.stdin.read(most + 1), str)
     except Exception:  # closed, or not text, or not even a file
