@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 
 # ---- Twilio's rules, each with its source --------------------------------------------
 
-DEFAULT_TTL = 3600  # seconds, as in Twilio's own libraries
-MAX_TTL = 86400  # seconds: Twilio refuses a longer life (errors 31207, 20157)
+_DEFAULT_TTL = 3600  # seconds, as in Twilio's own libraries
+_MAX_TTL = 86400  # seconds: Twilio refuses a longer life (errors 31207, 20157)
 
 # The header's cty, in an access token alone: Twilio's page "Access Tokens".
 _ACCESS_TYPE = "twilio-fpa;v=1"
@@ -132,15 +132,15 @@ class Capability:
         lenient_names: bool = False,
     ) -> None:
         secret = auth_token
-        del auth_token  # so that no error shows it, see _signing_key
+        del auth_token  # so that no error shows it, see _check_secret
         self._account_sid = _check_sid(
             "account_sid", account_sid, "AC", "was it swapped with auth_token?"
         )
-        self._lenient_names: bool = _plain("lenient_names", lenient_names, bool)
+        self._lenient_names: bool = _check_type("lenient_names", lenient_names, bool)
 
         self._key: bytes | None = None
         if secret is not None:
-            self._key = _signing_key("auth_token", secret)
+            self._key = _check_secret("auth_token", secret)
 
         # What was allowed, call by call: its scope and query, as in a scope URI, and
         # what an access token grants for it. A call makes a new tuple, so that a copy
@@ -155,7 +155,7 @@ class Capability:
 
     def allow_client_incoming(self, client_name: str) -> None:
         """Let the device be called as `client_name`. For the rule, see Capability."""
-        client_name = _checked_name(
+        client_name = _check_name(
             "client_name", client_name, _MAX_CLIENT_NAME, self._lenient_names
         )
 
@@ -179,7 +179,7 @@ class Capability:
         application_sid = _check_sid(
             "application_sid", application_sid, "AP", "give a TwiML app's"
         )
-        params = _plain_params("params", params, str, int)
+        params = _check_params("params", params, str, int)
 
         application: dict[str, Any] = {"application_sid": application_sid}
         if params:
@@ -195,13 +195,13 @@ class Capability:
 
         `filters` map str to str or int.
         """
-        filters = _plain_params("filters", filters, str, int)
+        filters = _check_params("filters", filters, str, int)
 
         query = _EVENTS_PATH + "&params=" + _percent_encoded(_form_encoded(filters))
         self._permissions += ((_SUBSCRIBE, query, None),)
 
     def generate_token(
-        self, ttl: int = DEFAULT_TTL, *, now: float | None = None
+        self, ttl: int = _DEFAULT_TTL, *, now: float | None = None
     ) -> str:
         """Return a signed capability token, the same string as twilio-php writes.
 
@@ -212,7 +212,7 @@ class Capability:
         >>> Capability("AC123123", "secret").generate_token(now=0)[:36]
         'eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9'
         """
-        ttl = _seconds("ttl", ttl, 1, MAX_TTL, int)
+        ttl = _check_ttl(ttl)
         if self._key is None:
             raise ValueError("auth_token must be given to Capability to sign a token")
 
@@ -236,16 +236,16 @@ class Capability:
             + '","iss":"'
             + self._account_sid
             + '","exp":'
-            + str(_clock(now) + ttl)
+            + str(_check_now(now) + ttl)
             + "}"
         )
-        return _signed(_CAPABILITY_HEADER, payload, self._key)
+        return _make_token(_CAPABILITY_HEADER, payload, self._key)
 
     def generate_access_token(
         self,
         api_key_sid: str,
         api_key_secret: str,
-        ttl: int = DEFAULT_TTL,
+        ttl: int = _DEFAULT_TTL,
         *,
         identity: str | None = None,
         push_credential_sid: str | None = None,
@@ -271,12 +271,12 @@ class Capability:
         {'identity': 'Alice', 'voice': {}}
         """
         secret = api_key_secret
-        del api_key_secret  # so that no error shows it, see _signing_key
+        del api_key_secret  # so that no error shows it, see _check_secret
         api_key_sid = _check_sid(
             "api_key_sid", api_key_sid, "SK", "was it swapped with its secret?"
         )
-        ttl = _seconds("ttl", ttl, 1, MAX_TTL, int)
-        issued = _clock(now)
+        ttl = _check_ttl(ttl)
+        issued = _check_now(now)
         if push_credential_sid is not None:
             push_credential_sid = _check_sid(
                 "push_credential_sid",
@@ -285,7 +285,7 @@ class Capability:
                 "give a push credential's",
             )
         if region is not None:
-            region = _matching("region", region, _REGION, "such as us1, ie1 or au1")
+            region = _check_match("region", region, _REGION, "such as us1, ie1 or au1")
 
         name = self._only_name(identity)
         application = self._only_application()
@@ -315,9 +315,9 @@ class Capability:
             "exp": issued + ttl,
             "grants": {"identity": name, "voice": voice},
         }
-        key = _signing_key("api_key_secret", secret)
+        key = _check_secret("api_key_secret", secret)
         encoded_header = _base64url(_to_json(header).encode())
-        return _signed(encoded_header, _to_json(payload), key)
+        return _make_token(encoded_header, _to_json(payload), key)
 
     def _granted(self, scope: str) -> list[Any]:
         """Return what an access token grants for each call that allowed `scope`."""
@@ -333,7 +333,7 @@ class Capability:
             )
         if identity is not None:
             names.add(
-                _checked_name("identity", identity, _MAX_IDENTITY, self._lenient_names)
+                _check_name("identity", identity, _MAX_IDENTITY, self._lenient_names)
             )
 
         if not names:
@@ -387,7 +387,7 @@ def encode_client_name(text: str) -> str:
     >>> encode_client_name("ann.veal@example.com")
     'ann_2Eveal_40example_2Ecom'
     """
-    text = _text("text", text)
+    text = _check_text("text", text)
     if not text:
         raise ValueError("text must not be empty")
     name = _encoded_name(text[:_MAX_CLIENT_NAME])
@@ -411,7 +411,7 @@ def decode_client_name(name: str) -> str:
     >>> decode_client_name("client:ann_2Eveal_40example_2Ecom")
     'ann.veal@example.com'
     """
-    name = _plain("name", name, str)
+    name = _check_type("name", name, str)
     if name.startswith("client:"):
         name = name[len("client:") :]
 
@@ -431,6 +431,24 @@ def decode_client_name(name: str) -> str:
             "for each other byte of UTF-8"
         )
     return text
+
+
+def _check_name(argument: str, value: str, most: int, lenient: bool) -> str:
+    """Return `value`, a client name of at most `most` characters."""
+    name: str = _check_type(argument, value, str)
+    if not 1 <= len(name) <= most:
+        raise ValueError(f"{argument} must be 1 to {most} characters long")
+
+    allowed = _LENIENT_NAME if lenient else _CLIENT_NAME
+    if allowed.fullmatch(name):
+        return name
+
+    message = f"{argument} must match {allowed.pattern}"
+    if not _SURROGATE.search(name) and len(_encoded_name(name)) <= most:
+        message += "; encode_client_name makes such a name of any text"
+    if _LENIENT_NAME.fullmatch(name):
+        message += "; lenient_names takes this one as it is"
+    raise ValueError(message)
 
 
 def _encoded_name(text: str) -> str:
@@ -465,9 +483,9 @@ def verify_token(
     # The other arguments are checked before the signature is judged, so that a caller's
     # own mistake is not taken for a forgery.
     header, payload, signature = _segments(token)
-    is_signed = _is_signed(header + b"." + payload, signature, secret)
-    leeway = _seconds("leeway", leeway, 0, _MAX_EXACT_INT, int, float)
-    now = _clock(now)
+    is_signed = _is_authentic(header + b"." + payload, signature, secret)
+    leeway = _check_seconds("leeway", leeway, _MAX_EXACT_INT)
+    now = _check_now(now)
 
     if not is_signed:
         raise InvalidSignatureError(
@@ -484,13 +502,13 @@ def verify_token(
     return claims
 
 
-def _is_signed(signing_input: bytes, signature: bytes, secret: str) -> bool:
+def _is_authentic(signing_input: bytes, signature: bytes, secret: str) -> bool:
     """Compare the base64url text, not its bytes, so that it has only one spelling.
 
     This is a function of its own so that the key is gone before an error is raised:
     error trackers send the local variables of each frame along.
     """
-    key = _signing_key("secret", secret)
+    key = _check_secret("secret", secret)
     return hmac.compare_digest(_signature(signing_input, key), signature)
 
 
@@ -559,7 +577,7 @@ def _signature(signing_input: bytes, key: bytes) -> bytes:
     return _base64url(hmac.digest(key, signing_input, hashlib.sha256))
 
 
-def _signed(header: bytes, payload: str, key: bytes) -> str:
+def _make_token(header: bytes, payload: str, key: bytes) -> str:
     """Return the token made of an encoded header and a payload in JSON."""
     signing_input = header + b"." + _base64url(payload.encode())
     return (signing_input + b"." + _signature(signing_input, key)).decode()
@@ -567,7 +585,7 @@ def _signed(header: bytes, payload: str, key: bytes) -> str:
 
 def _check_token(token: str) -> str:
     """Return `token`, a str that is short enough to be read at once."""
-    text: str = _plain("token", token, str)
+    text: str = _check_type("token", token, str)
     if len(text) > _MAX_TEXT:
         raise InvalidTokenError(
             f"token must be at most {_MAX_TEXT} characters, and Twilio's are shorter"
@@ -660,9 +678,9 @@ class ScopeURI:
         self, service: str, privilege: str, params: Mapping[str, str] | None = None
     ) -> None:
         hint = "such as client:incoming"
-        self.service = _matching("service", service, _SCOPE_WORD, hint)
-        self.privilege = _matching("privilege", privilege, _SCOPE_WORD, hint)
-        self.params: dict[str, str] = _plain_params("params", params, str)
+        self.service = _check_match("service", service, _SCOPE_WORD, hint)
+        self.privilege = _check_match("privilege", privilege, _SCOPE_WORD, hint)
+        self.params: dict[str, str] = _check_params("params", params, str)
 
     @classmethod
     def parse(cls, uri: str) -> ScopeURI:
@@ -675,7 +693,7 @@ class ScopeURI:
         >>> ScopeURI.parse("scope:client:incoming?clientName=Alice").params
         {'clientName': 'Alice'}
         """
-        uri = _plain("uri", uri, str)
+        uri = _check_type("uri", uri, str)
         if len(uri) > _MAX_TEXT:
             raise ValueError(f"uri must be at most {_MAX_TEXT} characters")
 
@@ -743,44 +761,37 @@ def _form_decoded(query: str) -> dict[str, str] | None:
 
 _SURROGATE = re.compile("[\ud800-\udfff]")  # one that stands alone is no UTF-8
 
-# Each without a call of a method that the subclass may have, also on PyPy, where
-# str.__str__ asks for the length, and int.__index__ for the int.
-_TO_PLAIN: dict[type, Callable[[Any], Any]] = {
-    str: lambda text: "".join([text]),
-    int: lambda number: int.__add__(number, 0),
-    float: float.__float__,
-}
 
-
-def _plain(argument: str, value: object, *types: type) -> Any:
+def _check_type(argument: str, value: object, *types: type) -> Any:
     """Return `value`, which must be of one of `types`, as just that type.
 
-    What is checked is what is used. A subclass may override how it is compared, encoded
-    or joined (markupsafe.Markup, for one, would escape the rest of a token for HTML),
-    so it is taken by its content. A lazy proxy, such as Django's SimpleLazyObject, lies
-    to isinstance() but not to type().
+    What is checked is what is used. So a subclass, such as a str Enum or the Markup of
+    markupsafe, is taken by its content: with nothing added to it, since str() would
+    give an Enum's name and Markup's own ``+`` would escape for HTML. A lazy proxy, such
+    as Django's SimpleLazyObject, lies to isinstance() but not to type().
     """
     own = type(value)
     if own in types:
         return value
+    plain: Any
     for plain in types:
         if issubclass(own, plain) and own is not bool:
-            return _TO_PLAIN[plain](value)
+            return plain.__add__(value, plain())
     names = " or ".join([plain.__name__ for plain in types])
     raise TypeError(f"{argument} must be {names}, not {own.__name__}")
 
 
-def _text(argument: str, value: str) -> str:
+def _check_text(argument: str, value: str) -> str:
     """Return `value`, a str that can be encoded."""
-    text: str = _plain(argument, value, str)
+    text: str = _check_type(argument, value, str)
     if _SURROGATE.search(text):
         raise ValueError(f"{argument} must be free of lone surrogates")
     return text
 
 
-def _matching(argument: str, value: str, pattern: re.Pattern[str], hint: str) -> str:
+def _check_match(argument: str, value: str, pattern: re.Pattern[str], hint: str) -> str:
     """Return `value`, a str of that pattern; `hint` ends the error's message."""
-    text: str = _plain(argument, value, str)
+    text: str = _check_type(argument, value, str)
     if not pattern.fullmatch(text):
         raise ValueError(f"{argument} must match {pattern.pattern}: {hint}")
     return text
@@ -792,7 +803,7 @@ def _check_sid(argument: str, value: str, prefix: str, hint: str) -> str:
     Twilio's SIDs have 32 hex digits behind it, but documentation and tests use shorter
     ones, so that only a report asks for real ones.
     """
-    sid: str = _plain(argument, value, str)
+    sid: str = _check_type(argument, value, str)
     known = sid.startswith(prefix) and sid.isascii() and sid.isalnum()
     if not known or len(sid) == len(prefix):
         raise ValueError(
@@ -801,31 +812,13 @@ def _check_sid(argument: str, value: str, prefix: str, hint: str) -> str:
     return sid
 
 
-def _checked_name(argument: str, value: str, most: int, lenient: bool) -> str:
-    """Return `value`, a client name of at most `most` characters."""
-    name: str = _plain(argument, value, str)
-    if not 1 <= len(name) <= most:
-        raise ValueError(f"{argument} must be 1 to {most} characters long")
-
-    allowed = _LENIENT_NAME if lenient else _CLIENT_NAME
-    if allowed.fullmatch(name):
-        return name
-
-    message = f"{argument} must match {allowed.pattern}"
-    if not _SURROGATE.search(name) and len(_encoded_name(name)) <= most:
-        message += "; encode_client_name makes such a name of any text"
-    if _LENIENT_NAME.fullmatch(name):
-        message += "; lenient_names takes this one as it is"
-    raise ValueError(message)
-
-
-def _signing_key(argument: str, secret: str) -> bytes:
+def _check_secret(argument: str, secret: str) -> bytes:
     """Return the key for HMAC that is made from `secret`, a non-empty str.
 
     Here and in the callers a secret has no other name, and a key has none when an error
     leaves: error trackers send local variables along, and hide those of that name.
     """
-    secret = _plain(argument, secret, str)
+    secret = _check_type(argument, secret, str)
     if not secret:
         # An empty key signs, and verifies, anything.
         raise ValueError(f"{argument} must not be empty")
@@ -849,7 +842,7 @@ def _signing_key(argument: str, secret: str) -> bytes:
     raise ValueError(f"{argument} must be free of lone surrogates")
 
 
-def _plain_params(argument: str, params: Any, *types: type) -> dict[str, Any]:
+def _check_params(argument: str, params: Any, *types: type) -> dict[str, Any]:
     """Return a copy of the mapping `params`, which is read once, by its items()."""
     if params is None:
         return {}
@@ -862,30 +855,36 @@ def _plain_params(argument: str, params: Any, *types: type) -> dict[str, Any]:
         if not isinstance(field, tuple) or len(field) != 2:
             raise TypeError(f"{argument} must be a mapping whose items() are pairs")
         name, value = field
-        name = _text(argument + " name", name)
+        name = _check_text(argument + " name", name)
         if name in copy:
             raise ValueError(f"{argument} name must not come twice")
-        value = _plain(argument + " value", value, *types)
+        value = _check_type(argument + " value", value, *types)
         if type(value) is str:
-            value = _text(argument + " value", value)
+            value = _check_text(argument + " value", value)
         copy[name] = value
     return copy
 
 
-def _seconds(argument: str, value: float, least: int, most: int, *types: type) -> Any:
-    """Return `value`, a number of seconds within these limits."""
-    # Most numbers are plain, and one call less is a fortieth of verify_token's time.
-    seconds = value if type(value) in types else _plain(argument, value, *types)
-    if not least <= seconds <= most:
-        raise ValueError(f"{argument} must be {least} to {most} seconds")
+def _check_seconds(argument: str, value: float, most: int) -> float:
+    """Return `value`, a number of seconds from 0 to `most`."""
+    seconds: float = _check_type(argument, value, int, float)
+    if not 0 <= seconds <= most:  # as NaN is not, either
+        raise ValueError(f"{argument} must be 0 to {most} seconds")
     return seconds
 
 
-def _clock(now: float | None) -> int:
-    """Return the time in whole seconds since the epoch: `now`, or else the clock."""
+def _check_now(now: float | None) -> int:
+    """Return `now`, or else the clock, in whole seconds since the epoch."""
     if now is None:
         return int(time.time())
-    return int(_seconds("now", now, 0, _MAX_EXACT_INT - MAX_TTL, int, float))
+    return int(_check_seconds("now", now, _MAX_EXACT_INT - _MAX_TTL))
+
+
+def _check_ttl(ttl: int) -> int:
+    seconds: int = _check_type("ttl", ttl, int)
+    if not 1 <= seconds <= _MAX_TTL:
+        raise ValueError(f"ttl must be 1 to {_MAX_TTL} seconds")
+    return seconds
 
 
 # ==== What follows only explains, and is the command line =============================
@@ -948,7 +947,7 @@ def inspect_token(token: str, *, now: float | None = None) -> dict[str, Any]:
         raise InvalidTokenError(
             f"token must have at most {_MAX_DEPTH} levels of JSON; Twilio's have five"
         )
-    now = _clock(now)
+    now = _check_now(now)
 
     kind = "unknown"
     if header.get("cty") == _ACCESS_TYPE or "grants" in claims:
@@ -1126,7 +1125,7 @@ _TOKEN_ROWS: tuple[_Row, ...] = (
     ("claims.exp", lambda exp, now: exp <= now,
      "is past{since}; make a new token, and check your server's clock",
      "31205", "20104", None),
-    ("claims.exp", lambda exp, now: exp > now + MAX_TTL,
+    ("claims.exp", lambda exp, now: exp > now + _MAX_TTL,
      "is more than 24 hours from now; use a shorter ttl", "31207", "20157", None),
     ("claims.nbf", _if_there(lambda nbf, now: type(nbf) not in (int, float)),
      "must be a number of seconds since the epoch, or be left out",
@@ -1396,7 +1395,7 @@ def _parser() -> ArgumentParser:
         "--ttl",
         metavar="SECONDS",
         type=int,
-        default=DEFAULT_TTL,
+        default=_DEFAULT_TTL,
         help="default: %(default)s",
     )
     generate.add_argument(
@@ -1484,7 +1483,7 @@ def _standard_input() -> str:
     """Return the token there, read no further than a token can be long."""
     most = _MAX_TEXT + len("\r\n")
     try:
-        text: str = _plain("token", sys.stdin.read(most + 1), str)
+        text: str = _check_type("token", sys.stdin.read(most + 1), str)
     except Exception:  # closed, or not text, or not even a file
         raise InvalidTokenError("no token can be read from standard input") from None
     return text.strip() if len(text) <= most else text
