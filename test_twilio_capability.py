@@ -216,6 +216,34 @@ class GeneratingChangesNothingTest(unittest.TestCase):
         self.assertEqual(both_tokens(original), both_tokens(alice()))
         self.assertEqual(len(meaning(twin.generate_token(now=NOW), "secret")), 5)
 
+    def test_a_pickle_of_1_1_0_raises_when_it_is_used(self) -> None:
+        # Capability("AC123", "secret"), called by Alice, calling out through AP123
+        # with a=b and reading events, by pickle.dumps() with protocol 0.
+        pickled = (
+            b"ccopy_reg\n_reconstructor\np0\n(ctwilio_capability\nCapability\np1\n"
+            b"c__builtin__\nobject\np2\nNtp3\nRp4\n(dp5\nV_account_sid\np6\nVAC123\n"
+            b"p7\nsV_lenient_names\np8\nI00\nsV_key\np9\nc_codecs\nencode\np10\n"
+            b"(Vsecret\np11\nVlatin1\np12\ntp13\nRp14\nsV_permissions\np15\n"
+            b"((Vclient:incoming\np16\nVclientName=Alice\np17\nVAlice\np18\ntp19\n"
+            b"(Vclient:outgoing\np20\nVappSid=AP123&appParams=a%3Db\np21\n(dp22\n"
+            b"Vapplication_sid\np23\nVAP123\np24\nsVparams\np25\n(dp26\nVa\np27\n"
+            b"Vb\np28\nsstp29\n(Vstream:subscribe\np30\n"
+            b"Vpath=%2F2010-04-01%2FEvents&params=\np31\nNtp32\ntp33\nsb."
+        )
+        old = pickle.loads(pickled)
+        self.assertEqual(old._account_sid, "AC123")
+        uses: list[tuple[str, list[str]]] = [
+            ("generate_token", []),
+            ("generate_access_token", ["SK1", "k"]),
+            (INCOMING, ["Alice"]),
+            (OUTGOING, ["AP1"]),
+            (EVENTS, []),
+            ("generate_token", []),
+        ]
+        for name, arguments in uses:
+            with self.subTest(name), self.assertRaises(AttributeError):
+                getattr(old, name)(*arguments)
+
     def test_threads_may_share_an_object(self) -> None:
         capability = alice()
         expected = {now: alice().generate_token(now=now) for now in range(50)}

@@ -26,7 +26,7 @@ import hmac
 import json
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from urllib.parse import parse_qsl, unquote
 
 __all__ = [
@@ -76,7 +76,7 @@ _SCOPE_NAMES = {
     _OUTGOING: "outgoing",
     _SUBSCRIBE: "event stream",
 }
-_EVENTS_PATH = "path=%2F2010-04-01%2FEvents"
+_EVENTS = "path=%2F2010-04-01%2FEvents"
 
 # Far more characters than Twilio's tokens have, and few enough to be read at once.
 _MAX_TEXT = 65536
@@ -142,16 +142,17 @@ class Capability:
         if secret is not None:
             self._key = _check_secret("auth_token", secret)
 
-        # What was allowed, call by call: its scope and query, as in a scope URI, and
-        # what an access token grants for it. A call makes a new tuple, so that a copy
-        # of the object goes its own way.
-        self._permissions: tuple[tuple[str, str, Any], ...] = ()
+        # What was allowed, call by call: scope, scope URI, and what an access token
+        # grants for it. A call makes a new tuple, so that a copy of the object goes its
+        # own way. Whoever changes what is in it changes the attribute's name, too: then
+        # a pickle of an older version raises when it is used.
+        self._allowed: tuple[tuple[str, str, Any], ...] = ()
 
     def __repr__(self) -> str:
         # A debugger may ask before the constructor is done.
-        permissions = getattr(self, "_permissions", ())
-        allowed = dict.fromkeys(_SCOPE_NAMES[scope] for scope, _, _ in permissions)
-        return f"<Capability: {', '.join(allowed) or 'nothing'}>"
+        allowed = getattr(self, "_allowed", ())
+        names = dict.fromkeys(_SCOPE_NAMES[scope] for scope, _, _ in allowed)
+        return f"<Capability: {', '.join(names) or 'nothing'}>"
 
     def allow_client_incoming(self, client_name: str) -> None:
         """Let the device be called as `client_name`. For the rule, see Capability."""
@@ -159,12 +160,8 @@ class Capability:
             "client_name", client_name, _MAX_CLIENT_NAME, self._lenient_names
         )
 
-        # Only a lenient name can have anything to encode, and looking takes time.
-        encoded = client_name
-        if self._lenient_names:
-            encoded = _percent_encoded(client_name)
-        query = "clientName=" + encoded
-        self._permissions += ((_INCOMING, query, client_name),)
+        uri = _scope_uri(_INCOMING, "clientName=" + _percent_encoded(client_name))
+        self._allowed += ((_INCOMING, uri, client_name),)
 
     def allow_client_outgoing(
         self,
@@ -186,7 +183,8 @@ class Capability:
             application["params"] = params
         app_params = _percent_encoded(_form_encoded(params))
         query = "appSid=" + application_sid + "&appParams=" + app_params
-        self._permissions += ((_OUTGOING, query, application),)
+        uri = _scope_uri(_OUTGOING, query)
+        self._allowed += ((_OUTGOING, uri, application),)
 
     def allow_event_stream(
         self, filters: Mapping[str, str | int] | None = None
@@ -197,8 +195,9 @@ class Capability:
         """
         filters = _check_params("filters", filters, str, int)
 
-        query = _EVENTS_PATH + "&params=" + _percent_encoded(_form_encoded(filters))
-        self._permissions += ((_SUBSCRIBE, query, None),)
+        query = _EVENTS + "&params=" + _percent_encoded(_form_encoded(filters))
+        uri = _scope_uri(_SUBSCRIBE, query)
+        self._allowed += ((_SUBSCRIBE, uri, None),)
 
     def generate_token(
         self, ttl: int = _DEFAULT_TTL, *, now: float | None = None
@@ -216,16 +215,14 @@ class Capability:
         if self._key is None:
             raise ValueError("auth_token must be given to Capability to sign a token")
 
-        # The URIs are put together here, and not by ScopeURI, for speed. The last
-        # client name, wherever it was given, is the caller's.
+        # The last client name, wherever it was given, is the caller's.
         caller = ""
-        for scope, query, _ in self._permissions:
+        for scope, uri, _ in self._allowed:
             if scope == _INCOMING:
-                caller = "&" + query
+                caller = "&" + uri.partition("?")[2]
 
         uris = []
-        for scope, query, _ in self._permissions:
-            uri = "scope:" + scope + "?" + query
+        for scope, uri, _ in self._allowed:
             uris.append(uri + caller if scope == _OUTGOING else uri)
 
         # JSON escapes nothing in a SID or a scope URI, and a JSON encoder makes this
@@ -321,7 +318,7 @@ class Capability:
 
     def _granted(self, scope: str) -> list[Any]:
         """Return what an access token grants for each call that allowed `scope`."""
-        return [grant for allowed, _, grant in self._permissions if allowed == scope]
+        return [grant for allowed, _, grant in self._allowed if allowed == scope]
 
     def _only_name(self, identity: str | None) -> str:
         """Return the client name, or the identity, which must be the same."""
@@ -387,7 +384,7 @@ def encode_client_name(text: str) -> str:
     >>> encode_client_name("ann.veal@example.com")
     'ann_2Eveal_40example_2Ecom'
     """
-    text = _check_text("text", text)
+    text = _check_text("text", text, str)
     if not text:
         raise ValueError("text must not be empty")
     name = _encoded_name(text[:_MAX_CLIENT_NAME])
@@ -650,9 +647,10 @@ _CAPABILITY_HEADER = _base64url(b'{"typ":"JWT","alg":"HS256"}')
 
 _UNESCAPED = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_."
 
-# How each byte is written. Without this table, building a Capability takes 1.4 times
-# as long.
-_SPELLING = [chr(byte) if byte in _UNESCAPED else f"%{byte:02X}" for byte in range(256)]
+# How each byte is written: a table for str.translate.
+_SPELLING = {
+    byte: chr(byte) if byte in _UNESCAPED else f"%{byte:02X}" for byte in range(256)
+}
 _SPELLING[ord(" ")] = "+"
 
 # What a query may hold: the characters of RFC 3986, section 3.4, and escapes.
@@ -710,10 +708,8 @@ class ScopeURI:
         return cls(words[1], words[2], params)
 
     def __str__(self) -> str:
-        uri = "scope:" + self.service + ":" + self.privilege
-        if self.params:
-            uri += "?" + _form_encoded(self.params)
-        return uri
+        scope = self.service + ":" + self.privilege
+        return _scope_uri(scope, _form_encoded(self.params))
 
     def __repr__(self) -> str:
         return f"<ScopeURI {self.service}:{self.privilege}, {len(self.params)} params>"
@@ -728,8 +724,13 @@ class ScopeURI:
         )
 
 
+def _scope_uri(scope: str, query: str) -> str:
+    return "scope:" + scope + "?" + query if query else "scope:" + scope
+
+
 def _percent_encoded(text: str) -> str:
-    return "".join([_SPELLING[byte] for byte in text.encode()])
+    # Latin-1 makes a character of each byte.
+    return text.encode().decode("latin-1").translate(_SPELLING)
 
 
 def _form_encoded(params: Mapping[str, str | int]) -> str:
@@ -781,12 +782,12 @@ def _check_type(argument: str, value: object, *types: type) -> Any:
     raise TypeError(f"{argument} must be {names}, not {own.__name__}")
 
 
-def _check_text(argument: str, value: str) -> str:
-    """Return `value`, a str that can be encoded."""
-    text: str = _check_type(argument, value, str)
-    if _SURROGATE.search(text):
+def _check_text(argument: str, value: object, *types: type) -> Any:
+    """Return `value`, which must be of one of `types`; a str must be encodable."""
+    plain = _check_type(argument, value, *types)
+    if type(plain) is str and _SURROGATE.search(plain):
         raise ValueError(f"{argument} must be free of lone surrogates")
-    return text
+    return plain
 
 
 def _check_match(argument: str, value: str, pattern: re.Pattern[str], hint: str) -> str:
@@ -850,18 +851,14 @@ def _check_params(argument: str, params: Any, *types: type) -> dict[str, Any]:
         raise TypeError(f"{argument} must be a mapping, not {type(params).__name__}")
 
     copy: dict[str, Any] = {}
-    fields = params.items()
-    for field in fields if isinstance(fields, Iterable) else [fields]:
-        if not isinstance(field, tuple) or len(field) != 2:
+    items = params.items()
+    for pair in items if hasattr(items, "__iter__") else [items]:
+        if not isinstance(pair, tuple) or len(pair) != 2:
             raise TypeError(f"{argument} must be a mapping whose items() are pairs")
-        name, value = field
-        name = _check_text(argument + " name", name)
+        name = _check_text(argument + " name", pair[0], str)
         if name in copy:
             raise ValueError(f"{argument} name must not come twice")
-        value = _check_type(argument + " value", value, *types)
-        if type(value) is str:
-            value = _check_text(argument + " value", value)
-        copy[name] = value
+        copy[name] = _check_text(argument + " value", pair[1], *types)
     return copy
 
 
