@@ -274,47 +274,42 @@ class Capability:
         )
         ttl = _check_ttl(ttl)
         issued = _check_now(now)
-        if push_credential_sid is not None:
-            push_credential_sid = _check_sid(
-                "push_credential_sid",
-                push_credential_sid,
-                "CR",
-                "give a push credential's",
-            )
-        if region is not None:
-            region = _check_match("region", region, _REGION, "such as us1, ie1 or au1")
 
-        name = self._only_name(identity)
-        application = self._only_application()
+        header = {"typ": "JWT", "alg": "HS256", "cty": _ACCESS_TYPE}
+        if region is not None:
+            hint = "such as us1, ie1 or au1"
+            header["twr"] = _check_match("region", region, _REGION, hint)
+
+        # Twilio's guide "Migrate Capability Tokens to Access Tokens" maps the terms.
         if self._granted(_SUBSCRIBE):
             raise ValueError(
                 "an access token must carry no event stream: make a capability token, "
                 "or do not call allow_event_stream"
             )
-
-        # Twilio's guide "Migrate from Capability Tokens to Access Tokens" maps the
-        # terms.
         voice: dict[str, Any] = {}
         if self._granted(_INCOMING):
             voice["incoming"] = {"allow": True}
-        if application is not None:
-            voice["outgoing"] = application
+        if self._granted(_OUTGOING):
+            voice["outgoing"] = self._only_application()
         if push_credential_sid is not None:
-            voice["push_credential_sid"] = push_credential_sid
+            voice["push_credential_sid"] = _check_sid(
+                "push_credential_sid",
+                push_credential_sid,
+                "CR",
+                "give a push credential's",
+            )
 
-        header = {"typ": "JWT", "alg": "HS256", "cty": _ACCESS_TYPE}
-        if region is not None:
-            header["twr"] = region
         payload = {
             "jti": api_key_sid + "-" + str(issued),
             "iss": api_key_sid,
             "sub": self._account_sid,
             "exp": issued + ttl,
-            "grants": {"identity": name, "voice": voice},
+            "grants": {"identity": self._only_name(identity), "voice": voice},
         }
         key = _check_secret("api_key_secret", secret)
-        encoded_header = _base64url(_to_json(header).encode())
-        return _make_token(encoded_header, _to_json(payload), key)
+        return _make_token(
+            _base64url(_to_json(header).encode()), _to_json(payload), key
+        )
 
     def _granted(self, scope: str) -> list[Any]:
         """Return what an access token grants for each call that allowed `scope`."""
@@ -346,12 +341,9 @@ class Capability:
         name: str = names.pop()
         return name
 
-    def _only_application(self) -> dict[str, Any] | None:
-        """Return what an access token grants for outgoing calls, if any."""
+    def _only_application(self) -> dict[str, Any]:
+        """Return what an access token grants for outgoing calls."""
         applications = self._granted(_OUTGOING)
-        if not applications:
-            return None
-
         first: dict[str, Any] = applications[0]
         if any(application != first for application in applications):
             raise ValueError(
