@@ -43,7 +43,7 @@ __version__ = "1.1.0"
 
 TYPE_CHECKING = False  # typing has this constant too, but takes 4 ms to import
 if TYPE_CHECKING:
-    from typing import Any, Callable, NoReturn
+    from typing import Any, NoReturn
 
 
 # ---- Twilio's rules, each with its source --------------------------------------------
@@ -886,11 +886,10 @@ import sys
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
-    from typing import Optional, TextIO, Tuple
+    from collections.abc import Iterator
+    from typing import TextIO, Tuple
 
-    _Rule = Callable[[Any, int], bool]
-    _Codes = Optional[str]
-    _Row = Tuple[str, _Rule, str, _Codes, _Codes, _Codes]
+    _Fault = Tuple[str, str, str, str]
 
 __all__ += ["inspect_token"]
 
@@ -1024,196 +1023,220 @@ def _scope_report(uri: str) -> dict[str, Any]:
 
 # ---- Why Twilio refuses a token ------------------------------------------------------
 #
-# A row for each reason to refuse a token: its place in the report, the rule, words,
-# and the codes of Twilio's "Error and Warning Dictionary" for a capability token, an
-# access token, and one of unknown kind: "" where Twilio names none, None where the row
-# does not concern that kind.
-#
-# The rule is given the value at the place, or _ABSENT, and the time. Of several rows
-# for a place the first that applies counts, so a row may rely on those before it: that
-# exp is an int, say. "signature" is the token's own, "scopes[i]" each scope in turn.
+# Each function yields the faults of one part of a token: the place in the report, what
+# is wrong and what to do, and the codes of Twilio's "Error and Warning Dictionary" for
+# a capability token and for an access token, "" where Twilio names none.
 
-_ABSENT = object()
-_KINDS = ("capability", "access", "unknown")
 _SIGNATURE = re.compile("[A-Za-z0-9_-]{43}")  # 32 bytes of SHA-256 in base64url
 _IS_ACCOUNT = "must be the account's SID, AC and 32 hex digits"
 _IS_APPLICATION = "must be the TwiML app's SID, AP and 32 hex digits"
-_MAY_WORK = (
-    "may work in a browser, but Twilio promises A-Za-z0-9_; use encode_client_name"
-)
-_NOT_A_FORM = "must be form-encoded NAME=VALUE pairs; make a new token"
-
-
-def _differs(expected: str) -> _Rule:
-    return lambda value, now: value != expected
-
-
-def _matches(pattern: re.Pattern[str]) -> _Rule:
-    return lambda value, now: isinstance(value, str) and bool(pattern.fullmatch(value))
-
-
-def _mismatches(pattern: re.Pattern[str]) -> _Rule:
-    matches = _matches(pattern)
-    return lambda value, now: not matches(value, now)
-
-
-def _is_no_sid(prefix: str) -> _Rule:
-    return lambda value, now: (
-        not (
-            isinstance(value, str)
-            and len(value) == 34
-            and value.startswith(prefix)
-            and set(value[2:]) <= set("0123456789abcdefABCDEF")
-        )
-    )
-
-
-def _if_there(rule: _Rule) -> _Rule:
-    return lambda value, now: value is not _ABSENT and rule(value, now)
-
-
-def _scope_name(scope: dict[str, str]) -> str:
-    return scope["service"] + ":" + scope["privilege"]
-
-
-def _grants_no_call(voice: dict[str, Any], now: int) -> bool:
-    incoming = voice.get("incoming")
-    may_be_called = isinstance(incoming, dict) and incoming.get("allow") is True
-    return not may_be_called and "outgoing" not in voice
-
-
-# fmt: off
-_TOKEN_ROWS: tuple[_Row, ...] = (
-    ("header.alg", _differs("HS256"),
-     "must be HS256; make a new token", "31204", "20102", "31204, 20102"),
-    ("header.typ", _differs("JWT"),
-     "must be JWT; make a new token", None, "20102", None),
-    ("header.cty", _differs(_ACCESS_TYPE),
-     f"must be {_ACCESS_TYPE}; make a new token", None, "20102", None),
-    ("header.twr", _if_there(_mismatches(_REGION)),
-     "must be a region, such as ie1; make a new token", None, "20101", None),
-    ("signature", _mismatches(_SIGNATURE),
-     "must be 43 characters of base64url; it is cut off, padded or not made by HS256",
-     "31202", "20107", "31202, 20107"),
-    ("claims", lambda claims, now: True,
-     "must have scope or grants; without them it is not a Twilio voice token",
-     None, None, "31204, 20101"),
-    ("claims.iss", _is_no_sid("AC"),
-     _IS_ACCOUNT, "31203", None, None),
-    ("claims.iss", _matches(re.compile("AC[A-Za-z0-9]+")),
-     "must be the API key's SID, not the account's, which belongs in sub",
-     None, "20103", None),
-    ("claims.iss", _is_no_sid("SK"),
-     "must be the API key's SID, SK and 32 hex digits", None, "20103", None),
-    ("claims.sub", _is_no_sid("AC"),
-     _IS_ACCOUNT, None, "20103", None),
-    ("claims.exp", lambda exp, now: type(exp) is not int,
-     "must be there, an integer of seconds since the epoch", "31204", "20104", None),
-    ("claims.exp", lambda exp, now: exp >= 10**10,  # seconds: in the year 2286
-     "must be in seconds, not milliseconds; divide it by 1000", "31207", "20157", None),
-    ("claims.exp", lambda exp, now: exp <= now,
-     "is past{since}; make a new token, and check your server's clock",
-     "31205", "20104", None),
-    ("claims.exp", lambda exp, now: exp > now + _MAX_TTL,
-     "is more than 24 hours from now; use a shorter ttl", "31207", "20157", None),
-    ("claims.nbf", _if_there(lambda nbf, now: type(nbf) not in (int, float)),
-     "must be a number of seconds since the epoch, or be left out",
-     "", "20105", None),
-    ("claims.nbf", _if_there(lambda nbf, now: nbf > now),
-     "is in the future; check your server's clock, or leave it out",
-     "", "20105", None),
-    ("claims.aud", _if_there(lambda aud, now: True),
-     "must not be there; verify_token refuses it", "", "", None),
-    ("claims.scope", lambda scope, now: not isinstance(scope, str),
-     "must be a str of scope URIs, with spaces between them", "", None, None),
-    ("claims.scope", lambda scope, now: not scope.split(),
-     "is empty, so the token allows nothing; allow a call", "", None, None),
-    ("claims.grants", lambda grants, now: not isinstance(grants, dict),
-     "must be there, an object with identity and voice", None, "20106", None),
-    ("claims.grants.identity", lambda name, now: not (isinstance(name, str) and name),
-     "must be there, the name of the device", None, "20106", None),
-    ("claims.grants.identity", lambda name, now: len(name) > _MAX_IDENTITY,
-     f"must be at most {_MAX_IDENTITY} characters; use a shorter name",
-     None, "31105", None),
-    ("claims.grants.identity", _mismatches(_LENIENT_NAME),
-     "must be of A-Za-z0-9_; use encode_client_name", None, "31105", None),
-    ("claims.grants.identity", _mismatches(_CLIENT_NAME),
-     _MAY_WORK, None, "", None),
-    ("claims.grants.voice", lambda voice, now: not isinstance(voice, dict),
-     "must be there, an object with incoming or outgoing", None, "20106", None),
-    ("claims.grants.voice", _grants_no_call,
-     "allows neither incoming nor outgoing calls; allow one", None, "20106", None),
-    ("claims.grants.voice.outgoing",
-     _if_there(lambda outgoing, now: not isinstance(outgoing, dict)),
-     "must be an object with application_sid", None, "20106", None),
-    ("claims.grants.voice.outgoing.application_sid", _is_no_sid("AP"),
-     _IS_APPLICATION, None, "20106", None),
-    ("claims.grants.voice.push_credential_sid",
-     _if_there(_is_no_sid("CR")),
-     "must be the push credential's SID, CR and 32 hex digits", None, "52002", None),
-)
-_SCOPE_ROWS: tuple[_Row, ...] = (
-    ("scopes[i]", lambda scope, now: "unreadable" in scope,
-     "must be a scope URI, such as scope:client:incoming?clientName=Alice",
-     "", None, None),
-    ("scopes[i]", lambda scope, now: _scope_name(scope) not in _SCOPE_NAMES,
-     "must be client:incoming, client:outgoing or stream:subscribe", "", None, None),
-    ("scopes[i]", lambda scope, now: (
-        _scope_name(scope) == _INCOMING and not scope["params"].get("clientName")),
-     "must have clientName, the name of the device", "", None, None),
-    ("scopes[i]", lambda scope, now: (
-        _scope_name(scope) == _OUTGOING and "appSid" not in scope["params"]),
-     "must have appSid, the SID of a TwiML app", "", None, None),
-    ("scopes[i].params.clientName",
-     _if_there(lambda name, now: len(name) > _MAX_CLIENT_NAME),
-     f"must be at most {_MAX_CLIENT_NAME} characters; use a shorter name",
-     "31105", None, None),
-    ("scopes[i].params.clientName",
-     _if_there(lambda name, now: name != "" and not _LENIENT_NAME.fullmatch(name)),
-     "must be of A-Za-z0-9_; use encode_client_name", "31105", None, None),
-    ("scopes[i].params.clientName",
-     _if_there(lambda name, now: name != "" and not _CLIENT_NAME.fullmatch(name)),
-     _MAY_WORK, "", None, None),
-    ("scopes[i].params.appSid", _if_there(_is_no_sid("AP")),
-     _IS_APPLICATION, "", None, None),
-    ("scopes[i].params.appParams", lambda params, now: isinstance(params, str),
-     _NOT_A_FORM, "", None, None),
-    ("scopes[i].params.params", lambda params, now: isinstance(params, str),
-     _NOT_A_FORM, "", None, None),
-)
-# fmt: on
 
 
 def _problems(report: dict[str, Any], signature: str, now: int) -> list[str]:
-    """Return what is wrong with the token of a report, in the order of the rows."""
-    problems = _problems_in({**report, "signature": signature}, _TOKEN_ROWS, now)
-    for i, scope in enumerate(report["scopes"]):
-        for problem in _problems_in({**report, "scopes[i]": scope}, _SCOPE_ROWS, now):
-            problems.append(problem.replace("[i]", f"[{i}]", 1))
-    return problems
+    """Return a line for each fault of the token in a report."""
+    kind, header, claims = report["kind"], report["header"], report["claims"]
+    faults = [*_header_faults(header, kind), *_signature_faults(signature)]
+    if kind == "unknown":
+        words = "must have scope or grants; without them it is not a Twilio voice token"
+        faults.append(("claims", words, "31204", "20101"))
+    else:
+        faults += [*_issuer_faults(claims, kind), *_time_faults(claims, now)]
+        if kind == "capability":
+            faults += _scope_faults(claims, report["scopes"])
+        else:
+            faults += _grants_faults(claims)
+    return [_in_words(kind, *fault) for fault in faults]
 
 
-def _problems_in(report: dict[str, Any], rows: tuple[_Row, ...], now: int) -> list[str]:
-    """Return a line for each place where a row applies; the first one counts."""
-    problems: dict[str, str] = {}
-    for place, is_wrong, words, *columns in rows:
-        codes = columns[_KINDS.index(report["kind"])]
-        if codes is None or place in problems:
+def _in_words(kind: str, place: str, words: str, capability: str, access: str) -> str:
+    codes = {
+        "capability": capability,
+        "access": access,
+        "unknown": capability + ", " + access,
+    }[kind]
+    if not codes:
+        return f"{place}: {words}"
+    errors = "errors" if "," in codes else "error"
+    return f"{place}: {words} (Twilio {errors} {codes})"
+
+
+def _header_faults(header: dict[str, Any], kind: str) -> Iterator[_Fault]:
+    if header.get("alg") != "HS256":
+        yield "header.alg", "must be HS256; make a new token", "31204", "20102"
+    if kind != "access":
+        return
+
+    if header.get("typ") != "JWT":
+        yield "header.typ", "must be JWT; make a new token", "", "20102"
+    if header.get("cty") != _ACCESS_TYPE:
+        words = f"must be {_ACCESS_TYPE}; make a new token"
+        yield "header.cty", words, "", "20102"
+    region = header.get("twr", "us1")
+    if not (isinstance(region, str) and _REGION.fullmatch(region)):
+        words = "must be a region, such as ie1; make a new token"
+        yield "header.twr", words, "", "20101"
+
+
+def _signature_faults(signature: str) -> Iterator[_Fault]:
+    if not _SIGNATURE.fullmatch(signature):
+        words = (
+            "must be 43 characters of base64url; it is cut off, padded or not made by "
+            "HS256"
+        )
+        yield "signature", words, "31202", "20107"
+
+
+def _issuer_faults(claims: dict[str, Any], kind: str) -> Iterator[_Fault]:
+    issuer = claims.get("iss")
+    if kind == "capability":
+        if not _is_real_sid(issuer, "AC"):
+            yield "claims.iss", _IS_ACCOUNT, "31203", ""
+        return
+
+    if isinstance(issuer, str) and re.fullmatch("AC[A-Za-z0-9]+", issuer):
+        words = "must be the API key's SID, not the account's, which belongs in sub"
+        yield "claims.iss", words, "", "20103"
+    elif not _is_real_sid(issuer, "SK"):
+        words = "must be the API key's SID, SK and 32 hex digits"
+        yield "claims.iss", words, "", "20103"
+    if not _is_real_sid(claims.get("sub"), "AC"):
+        yield "claims.sub", _IS_ACCOUNT, "", "20103"
+
+
+def _is_real_sid(value: Any, prefix: str) -> bool:
+    return (
+        isinstance(value, str)
+        and len(value) == 34
+        and value.startswith(prefix)
+        and set(value[2:]) <= set("0123456789abcdefABCDEF")
+    )
+
+
+def _time_faults(claims: dict[str, Any], now: int) -> Iterator[_Fault]:
+    exp = claims.get("exp")
+    if type(exp) is not int:
+        words = "must be there, an integer of seconds since the epoch"
+        yield "claims.exp", words, "31204", "20104"
+    elif exp >= 10**10:  # seconds: in the year 2286
+        words = "must be in seconds, not milliseconds; divide it by 1000"
+        yield "claims.exp", words, "31207", "20157"
+    elif exp <= now:
+        date = _iso8601(exp)
+        since = f", since {date}" if date else ""
+        words = f"is past{since}; make a new token, and check your server's clock"
+        yield "claims.exp", words, "31205", "20104"
+    elif exp > now + _MAX_TTL:
+        words = "is more than 24 hours from now; use a shorter ttl"
+        yield "claims.exp", words, "31207", "20157"
+
+    nbf = claims.get("nbf", 0)
+    if type(nbf) not in (int, float):
+        words = "must be a number of seconds since the epoch, or be left out"
+        yield "claims.nbf", words, "", "20105"
+    elif nbf > now:
+        words = "is in the future; check your server's clock, or leave it out"
+        yield "claims.nbf", words, "", "20105"
+
+    if "aud" in claims:
+        yield "claims.aud", "must not be there; verify_token refuses it", "", ""
+
+
+def _scope_faults(
+    claims: dict[str, Any], scopes: list[dict[str, Any]]
+) -> Iterator[_Fault]:
+    scope = claims["scope"]
+    if not isinstance(scope, str):
+        words = "must be a str of scope URIs, with spaces between them"
+        yield "claims.scope", words, "", ""
+    elif not scopes:
+        words = "is empty, so the token allows nothing; allow a call"
+        yield "claims.scope", words, "", ""
+
+    for i, report in enumerate(scopes):
+        place = f"scopes[{i}]"
+        if "unreadable" in report:
+            words = (
+                "must be a scope URI, such as scope:client:incoming?clientName=Alice"
+            )
+            yield place, words, "", ""
             continue
 
-        *path, name = place.split(".")
-        holder: Any = report
-        for step in path:
-            holder = holder.get(step) if isinstance(holder, dict) else None
-        if not isinstance(holder, dict) or not is_wrong(holder.get(name, _ABSENT), now):
-            continue
+        name = report["service"] + ":" + report["privilege"]
+        params = report["params"]
+        if name not in _SCOPE_NAMES:
+            words = "must be client:incoming, client:outgoing or stream:subscribe"
+            yield place, words, "", ""
+        elif name == _INCOMING and not params.get("clientName"):
+            yield place, "must have clientName, the name of the device", "", ""
+        elif name == _OUTGOING and "appSid" not in params:
+            yield place, "must have appSid, the SID of a TwiML app", "", ""
 
-        since = f", since {report['expires']}" if report["expires"] else ""
-        problem = place + ": " + words.format(since=since)
-        if codes:
-            problem += f" (Twilio error{'s' if ',' in codes else ''} {codes})"
-        problems[place] = problem
-    return list(problems.values())
+        if params.get("clientName"):
+            yield from _name_faults(
+                place + ".params.clientName", params["clientName"], _MAX_CLIENT_NAME
+            )
+        if "appSid" in params and not _is_real_sid(params["appSid"], "AP"):
+            yield place + ".params.appSid", _IS_APPLICATION, "", ""
+        for inner in ("appParams", "params"):
+            if isinstance(params.get(inner), str):
+                words = "must be form-encoded NAME=VALUE pairs; make a new token"
+                yield f"{place}.params.{inner}", words, "", ""
+
+
+def _name_faults(place: str, name: str, most: int) -> Iterator[_Fault]:
+    if len(name) > most:
+        words = f"must be at most {most} characters; use a shorter name"
+        yield place, words, "31105", "31105"
+    elif not _LENIENT_NAME.fullmatch(name):
+        words = "must be of A-Za-z0-9_; use encode_client_name"
+        yield place, words, "31105", "31105"
+    elif not _CLIENT_NAME.fullmatch(name):
+        words = (
+            "may work in a browser, but Twilio promises A-Za-z0-9_; use "
+            "encode_client_name"
+        )
+        yield place, words, "", ""
+
+
+def _grants_faults(claims: dict[str, Any]) -> Iterator[_Fault]:
+    grants = claims.get("grants")
+    if not isinstance(grants, dict):
+        words = "must be there, an object with identity and voice"
+        yield "claims.grants", words, "", "20106"
+        return
+
+    identity = grants.get("identity")
+    if isinstance(identity, str) and identity:
+        yield from _name_faults("claims.grants.identity", identity, _MAX_IDENTITY)
+    else:
+        words = "must be there, the name of the device"
+        yield "claims.grants.identity", words, "", "20106"
+
+    place = "claims.grants.voice"
+    voice = grants.get("voice")
+    if not isinstance(voice, dict):
+        words = "must be there, an object with incoming or outgoing"
+        yield place, words, "", "20106"
+        return
+
+    incoming = voice.get("incoming")
+    may_be_called = isinstance(incoming, dict) and incoming.get("allow") is True
+    if not may_be_called and "outgoing" not in voice:
+        words = "allows neither incoming nor outgoing calls; allow one"
+        yield place, words, "", "20106"
+
+    if "outgoing" in voice:
+        outgoing = voice["outgoing"]
+        if not isinstance(outgoing, dict):
+            words = "must be an object with application_sid"
+            yield place + ".outgoing", words, "", "20106"
+        elif not _is_real_sid(outgoing.get("application_sid"), "AP"):
+            yield place + ".outgoing.application_sid", _IS_APPLICATION, "", "20106"
+
+    credential = voice.get("push_credential_sid")
+    if "push_credential_sid" in voice and not _is_real_sid(credential, "CR"):
+        words = "must be the push credential's SID, CR and 32 hex digits"
+        yield place + ".push_credential_sid", words, "", "52002"
 
 
 # ---- The command line ----------------------------------------------------------------
