@@ -2079,17 +2079,10 @@ class CommandLineTest(unittest.TestCase):
             self.assertRegex(run("--help").output, rf"\n    {command}\s+\w+")
 
     def test_input_that_cannot_be_read_is_status_1(self) -> None:
-        for error in (
-            OSError(5, "Input/output error"),
-            RuntimeError(),
-            RecursionError(),
-        ):
-            self.assert_fails(1, "standard input", "verify", stdin=Failing(error))
-        for no_text in (None, io.BytesIO(b"a.b.c"), object()):
-            errors = io.StringIO()
-            with mock.patch.multiple(sys, stdin=no_text, stderr=errors):
-                self.assertEqual(main(["inspect"]), 1)
-            self.assertIn("standard input", errors.getvalue())
+        closed = io.StringIO()
+        closed.close()
+        for stdin in (None, closed, Failing(OSError(5, "Input/output error"))):
+            self.assert_fails(1, "standard input", "verify", stdin=stdin)
         interrupted = run("verify", stdin=Failing(KeyboardInterrupt()))
         self.assertEqual(interrupted, (130, "", ""))
 
@@ -2125,31 +2118,22 @@ class CommandLineTest(unittest.TestCase):
                     late = os.fstat(file.fileno())
                     self.assertTrue(os.path.samestat(late, os.stat(os.devnull)))
 
-    def test_the_status_stays_whatever_the_streams_do(self) -> None:
+    def test_the_status_stays_when_a_stream_is_closed(self) -> None:
         closed = io.StringIO()
         closed.close()
-        broken: list[Any] = [None, closed, object(), io.BytesIO()]
-        errors = [OSError(28, "Full"), OSError("two\nlines"), RuntimeError("x")]
-        broken += [Failing(error) for error in [*errors, Unspeakable()]]
-        good = alice(AUTH_TOKEN).generate_token()
-        with mock.patch.dict(os.environ, ENVIRONMENT):
-            for stream in broken:
-                with mock.patch.object(sys, "stderr", stream):
-                    self.assertEqual(main(["generate", "--ttl", "0"]), 2)
-                    self.assertEqual(main(["generate", "--no-such-option"]), 2)
-                    self.assertEqual(main(["inspect", "x"]), 1)
-                for arguments in (["inspect", good], ["--help"], ["generate", "-h"]):
-                    with mock.patch.multiple(sys, stdout=stream, stderr=stream):
-                        self.assertEqual(main(arguments), 1)
-                    lines = io.StringIO()
-                    with mock.patch.multiple(sys, stdout=stream, stderr=lines):
-                        self.assertEqual(main(arguments), 1)
-                    self.assertRegex(lines.getvalue(), r"\A.*cannot write: .*\n\Z")
-            said = run("--help", stdout=Failing(Unspeakable())).errors
-            self.assertIn("cannot write: Unspeakable", said)
-            interrupted = Failing(KeyboardInterrupt())
-            with mock.patch.object(sys, "stderr", interrupted):
-                self.assertEqual(main(["inspect", "x"]), 130)
+        for stream in (None, closed):
+            with mock.patch.object(sys, "stderr", stream):
+                self.assertEqual(main(["generate", "--ttl", "0"]), 2)
+                self.assertEqual(main(["generate", "--no-such-option"]), 2)
+                self.assertEqual(main(["inspect", "x"]), 1)
+            with mock.patch.multiple(sys, stdout=stream, stderr=stream):
+                self.assertEqual(main(["--help"]), 1)
+            lines = io.StringIO()
+            with mock.patch.multiple(sys, stdout=stream, stderr=lines):
+                self.assertEqual(main(["generate", "-h"]), 1)
+            self.assertRegex(lines.getvalue(), r"\A.*cannot write: .*\n\Z")
+        with mock.patch.object(sys, "stderr", Failing(KeyboardInterrupt())):
+            self.assertEqual(main(["inspect", "x"]), 130)
 
 
 @unittest.skipIf(os.name == "nt", "POSIX shells, pipes, signals and devices")
@@ -2964,13 +2948,6 @@ class Failing(io.StringIO):
 
     def fileno(self) -> int:
         return self.number
-
-
-class Unspeakable(Exception):
-    """An error that cannot be put into words."""
-
-    def __str__(self) -> str:
-        raise ZeroDivisionError
 
 
 def clock(now: float) -> contextlib.AbstractContextManager[Any]:

@@ -1252,91 +1252,69 @@ def main(argv: Sequence[str] | None = None) -> int:
     cannot be written; 2 for wrong usage or a missing variable; 130 for Ctrl-C.
     """
     try:
-        return _exit_status(argv)
+        status, output, error = _run(argv)
+        try:
+            if output:
+                _write(sys.stdout, output)
+        except BrokenPipeError:  # whoever read the output has enough
+            status, error = 1, ""
+        except (OSError, ValueError) as failure:
+            status, error = 1, f"cannot write: {failure}"
+
+        try:
+            if error:
+                _write(sys.stderr, f"twilio-capability: {error}\n")
+        except (OSError, ValueError):
+            pass  # then the status alone has to tell
+        return status
     except KeyboardInterrupt:
         return 130  # as a shell reports it
 
 
-def _exit_status(argv: Sequence[str] | None) -> int:
-    try:
-        output, failure = _run(argv)
-        _write(sys.stdout, output)
-        return _fail(1, failure) if failure else 0
-    except BrokenPipeError:  # whoever read the output has enough
-        return 1
-    except OSError as error:
-        return _fail(1, f"cannot write: {error}")
-    except InvalidTokenError as error:
-        return _fail(1, str(error))
-    except ValueError as error:
-        return _fail(2, str(error))
-
-
-def _fail(status: int, message: str) -> int:
-    """Print an error of one line, and return the exit status."""
-    try:
-        _write(sys.stderr, f"twilio-capability: {message}\n")
-    except OSError:
-        pass  # then the status alone has to tell
-    return status
-
-
 def _write(stream: TextIO | None, text: str) -> None:
-    """Write `text` at once, so that an error shows now; raise OSError for any."""
+    """Write `text` at once, so that an error shows now: OSError or ValueError."""
     if stream is None:  # as Python has it when the stream was closed from the start
         raise OSError("the stream is closed")
     try:
         stream.write(text)
         stream.flush()
-    except BrokenPipeError:
-        _silence(stream)
-        raise
-    except Exception as error:
-        _silence(stream)
-        raise OSError(_in_one_line(error)) from None
-
-
-def _in_one_line(error: Exception) -> str:
-    try:
-        return " ".join(str(error).split())
-    except Exception:  # it is the stream's own, so it may do anything
-        return type(error).__name__
-
-
-def _silence(stream: TextIO) -> None:
-    """Let what could not be written go nowhere: Python tries again at exit."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    try:
+    except OSError:
+        # Python tries again at exit, and would complain: let that go nowhere.
+        null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())
-    except Exception:
-        pass  # it is not a file, so that Python has nothing to write at exit
-    finally:
         os.close(null)
+        raise
 
 
-def _run(argv: Sequence[str] | None) -> tuple[str, str]:
-    """Return what the command prints, and why the token does not verify, if so."""
+def _run(argv: Sequence[str] | None) -> tuple[int, str, str]:
+    """Return the exit status, and what to print on standard output and error."""
     from contextlib import redirect_stdout
     from io import StringIO
 
-    # argparse prints the help and the version by itself, and then exits.
-    printed = StringIO()
+    printed = StringIO()  # the help or the version, after which argparse exits
     try:
         with redirect_stdout(printed):
             given = _parser().parse_args(argv)
     except SystemExit:
-        return printed.getvalue(), ""
+        return 0, printed.getvalue(), ""
+    except ValueError as error:
+        return 2, "", str(error)
 
-    if given.command == "generate":
-        return _generate(given) + "\n", ""
+    try:
+        if given.command == "generate":
+            return 0, _generate(given) + "\n", ""
 
-    token = given.token
-    if token in (None, "-"):
-        token = _standard_input()
-    now = time.time()
-    report = inspect_token(token, now=now)
-    failure = _verify(token, report, now) if given.command == "verify" else ""
-    return json.dumps(report, indent=2) + "\n", failure
+        token = given.token
+        if token in (None, "-"):
+            token = _standard_input()
+        now = time.time()
+        report = inspect_token(token, now=now)
+        failure = _verify(token, report, now) if given.command == "verify" else ""
+        return 1 if failure else 0, json.dumps(report, indent=2) + "\n", failure
+    except InvalidTokenError as error:
+        return 1, "", str(error)
+    except ValueError as error:
+        return 2, "", str(error)
 
 
 def _parser() -> ArgumentParser:
@@ -1495,9 +1473,11 @@ def _standard_input() -> str:
     """Return the token there, read no further than a token can be long."""
     most = _MAX_TEXT + len("\r\n")
     try:
-        text: str = _check_type("token", sys.stdin.read(most + 1), str)
-    except Exception:  # closed, or not text, or not even a file
-        raise InvalidTokenError("no token can be read from standard input") from None
+        text = sys.stdin.read(most + 1) if sys.stdin else None
+    except (OSError, ValueError):  # closed, a folder, or not text
+        text = None
+    if text is None:
+        raise InvalidTokenError("no token can be read from standard input")
     return text.strip() if len(text) <= most else text
 
 
