@@ -43,7 +43,7 @@ __version__ = "1.1.0"
 
 TYPE_CHECKING = False  # typing has this constant too, but takes 4 ms to import
 if TYPE_CHECKING:
-    from typing import Any, NoReturn
+    from typing import Any
 
 
 # ---- Twilio's rules, each with its source --------------------------------------------
@@ -517,7 +517,6 @@ def _check_claims(claims: dict[str, Any], leeway: float, now: int) -> None:
             "has one"
         )
 
-    # Within this limit, exp + leeway is exact.
     exp = claims.get("exp")
     if type(exp) is not int or abs(exp) > _MAX_EXACT_INT:
         raise InvalidTokenError(
@@ -532,7 +531,7 @@ def _check_claims(claims: dict[str, Any], leeway: float, now: int) -> None:
             "without it"
         )
 
-    if exp + leeway <= now:
+    if exp <= now - leeway:
         expired = _iso8601(exp) or exp
         raise ExpiredTokenError(f"the token expired at {expired}: make a new one")
 
@@ -618,17 +617,13 @@ def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 def _finite(number: str) -> float:
     value = float(number)
-    if value in (float("inf"), float("-inf")):
-        raise ValueError("the number is too large")
+    if not abs(value) < float("inf"):  # as NaN is not, either
+        raise ValueError("JSON has no NaN and no Infinity")
     return value
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError("JSON has no NaN and no Infinity")
-
-
 _JSON = json.JSONDecoder(
-    object_pairs_hook=_unique, parse_float=_finite, parse_constant=_refuse_constant
+    object_pairs_hook=_unique, parse_float=_finite, parse_constant=_finite
 )
 _to_json = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -646,9 +641,7 @@ _SPELLING = {
 _SPELLING[ord(" ")] = "+"
 
 # What a query may hold: the characters of RFC 3986, section 3.4, and escapes.
-_QUERY = re.compile(
-    r"[A-Za-z0-9\-._~!$&'()*+,;=:@/?]*(%[0-9A-Fa-f]{2}[A-Za-z0-9\-._~!$&'()*+,;=:@/?]*)*"
-)
+_QUERY = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/?]|%[0-9A-Fa-f]{2})*")
 
 
 class ScopeURI:
@@ -887,7 +880,7 @@ import sys
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
     from collections.abc import Iterator
-    from typing import TextIO, Tuple
+    from typing import NoReturn, TextIO, Tuple
 
     _Fault = Tuple[str, str, str, str]
 
