@@ -648,8 +648,8 @@ class InputRulesTest(unittest.TestCase):
         self.assertEqual(tokens_of(Number.THREE, *Text), plain)
 
 
-class HostileObjectsTest(unittest.TestCase):
-    """What is checked is what is used, whatever an object says of itself."""
+class OddObjectsTest(unittest.TestCase):
+    """What is checked is what is used, of the objects that frameworks hand out."""
 
     def test_a_str_is_its_text_whatever_adding_to_it_gives(self) -> None:
         class Markup(str):
@@ -667,80 +667,6 @@ class HostileObjectsTest(unittest.TestCase):
         scope = ScopeURI(Markup("a"), Markup("x"), params)
         self.assertEqual(str(scope), "scope:a:x?b=%26&c=")
         self.assertEqual(str(ScopeURI.parse(Markup(str(scope)))), str(scope))
-
-    def test_a_str_that_lies_is_its_text(self) -> None:
-        texts = ["AC1", "AP1", "SK1", "Alice", "secret", "é&"]
-        self.assertEqual(tokens_of(3, *map(LyingStr, texts)), tokens_of(3, *texts))
-        token = alice().generate_token(now=NOW)
-        claims = verify_token(LyingStr(token), LyingStr("secret"), now=NOW)
-        self.assertEqual(claims, verify_token(token, "secret", now=NOW))
-        report = inspect_token(LyingStr(token), now=NOW)
-        self.assertEqual(report, inspect_token(token, now=NOW))
-        self.assertEqual(encode_client_name(LyingStr("a.b")), "a_2Eb")
-        self.assertEqual(decode_client_name(LyingStr("client:a_2Eb")), "a.b")
-
-    def test_a_str_that_lies_does_not_get_an_empty_key_accepted(self) -> None:
-        forged = mint({"exp": NOW + 60}, "")
-        with self.assertRaises(InvalidSignatureError):
-            verify_token(forged, LyingStr("secret"), now=NOW)
-        for empty in ("", "\0", " "):
-            with self.assertRaisesRegex(ValueError, r"\bsecret must\b"):
-                verify_token(forged, LyingStr(empty), now=NOW)
-            with self.assertRaisesRegex(ValueError, r"\bauth_token must\b"):
-                Capability("AC1", LyingStr(empty))
-
-    def test_a_name_that_lies_does_not_take_the_place_of_another(self) -> None:
-        names = {LyingStr("a"): "1", LyingStr("b"): "2"}
-        device = allowed((INCOMING, "x"), (OUTGOING, "AP1", names))
-        plain = allowed((INCOMING, "x"), (OUTGOING, "AP1", {"a": "1", "b": "2"}))
-        self.assertEqual(both_tokens(device), both_tokens(plain))
-
-        class Pairs(typing.Mapping[str, str]):
-            def __iter__(self) -> Iterator[str]:
-                return iter([SameStr("a"), SameStr("b")])
-
-            def __len__(self) -> int:
-                return 2
-
-            def __getitem__(self, name: str) -> str:
-                return {"a": "1", "b": "2"}["".join([name])]
-
-        device = allowed((INCOMING, "x"), (OUTGOING, "AP1", Pairs()))
-        self.assertEqual(both_tokens(device), both_tokens(plain))
-
-    def test_two_names_of_equal_text_are_refused(self) -> None:
-        class Other(str):
-            __hash__ = object.__hash__
-
-            def __eq__(self, other: object) -> bool:
-                return self is other
-
-        params: dict[str, str] = {Other("a"): "1", Other("a"): "2"}
-        with self.assertRaisesRegex(ValueError, "params name must"):
-            alice().allow_client_outgoing("AP1", params)
-
-    def test_a_number_that_lies_loosens_no_limit(self) -> None:
-        capability = alice()
-        expired = capability.generate_token(60, now=NOW)
-        for ttl in (0, -1, 86401):
-            with self.assertRaisesRegex(ValueError, r"\bttl must\b"):
-                capability.generate_token(LyingInt(ttl))
-            with self.assertRaisesRegex(ValueError, r"\bttl must\b"):
-                capability.generate_access_token("SK1", "k", LyingInt(ttl))
-        token = capability.generate_token(LyingInt(60), now=LyingFloat(NOW))
-        self.assertEqual(token, expired)
-        for now in (LyingInt(NOW + 60), LyingFloat(NOW + 60)):
-            for leeway in (LyingInt(0), LyingFloat(0)):
-                with self.assertRaises(ExpiredTokenError):
-                    verify_token(expired, "secret", now=now, leeway=leeway)
-            self.assertIs(inspect_token(expired, now=now)["expired"], True)
-        for leeway in (LyingInt(-1), LyingFloat("nan"), LyingFloat("inf")):
-            with self.assertRaisesRegex(ValueError, r"\bleeway must\b"):
-                verify_token(expired, "secret", leeway=leeway)
-        for value in (LyingInt(2**53 + 1), LyingInt(-(2**53) - 1)):
-            device = allowed((INCOMING, "a"), (OUTGOING, "AP1", {"n": value}))
-            with self.assertRaisesRegex(ValueError, r"\bparams\b"):
-                device.generate_access_token("SK1", "k")
 
     def test_a_lazy_proxy_is_refused_where_a_real_value_belongs(self) -> None:
         capability = alice()
@@ -2677,31 +2603,6 @@ class Text(str, enum.Enum):
 
 class Number(enum.IntEnum):
     THREE = 3
-
-
-def lying(kind: type, lie: Any, **methods: Any) -> Any:
-    """A subclass that is within any limit, and adds up or turns to a lie."""
-    for name in ("eq", "ne", "lt", "le", "gt", "ge"):
-        methods[f"__{name}__"] = lambda self, other: True
-    for name in ("add", "radd", "int", "index", "float", "abs", "str", "repr"):
-        methods[f"__{name}__"] = lambda self, *other: lie
-    methods.setdefault("__hash__", kind.__hash__)
-    return type(f"Lying{kind.__name__.title()}", (kind,), methods)
-
-
-SameStr = lying(str, "lie", __hash__=lambda self: 1)
-LyingInt = lying(int, 10**9)
-LyingFloat = lying(float, 1e12)
-LyingStr = lying(
-    str,
-    "lie",
-    encode=lambda self, *encoding: b"",
-    __len__=lambda self: 1,
-    __contains__=lambda self, part: False,
-    isascii=lambda self: True,
-    strip=lambda self, *chars: self,
-    startswith=lambda self, *prefix: False,
-)
 
 
 class LazyProxy:
