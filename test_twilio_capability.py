@@ -1,7 +1,8 @@
 """What twilio_capability promises: a class a topic, a test a sentence.
 
 Run with nothing but Python: python3 -m unittest. InteropTest needs other libraries and
-runs in "tox -e interop". Behind the tests stand their tools, and then the vectors.
+runs in "tox -e interop". The known-good vectors come first, and then the tests; behind
+them stand their tools.
 """
 
 from __future__ import annotations
@@ -61,6 +62,302 @@ HERE = Path(__file__).resolve().parent
 MODULE = HERE / "twilio_capability.py"
 README = HERE / "README.md"
 NOW = 1767225600  # 2026-01-01T00:00:00Z
+
+# twilio-php 3.12.7 (commit 3a3410468ae1b7fb68c0fe0dd1203d8f511832f0), the class
+# Services_Twilio_Capability, under PHP 8.2.36 at NOW: account SID, auth token, calls,
+# TTL (None: the default), token. Made again by .ci/make_vectors.py, as are the next.
+CAPABILITY_TOKENS: list[tuple[str, str, list[tuple[Any, ...]], int | None, str]] = [
+    (
+        "AC123123",
+        "secret",
+        [],
+        None,
+        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6IiIsImlzcyI6IkFDMTIzMTIzIiwiZXhwIjoxNzY3MjI5MjAwfQ.GTC4YI8isVKafLO0vnuTwY73tzZBa1wsLwKW5wwh1Q0",
+    ),
+    (
+        "AC123123",
+        "secret",
+        [("allow_client_incoming", "Alice")],
+        None,
+        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPUFsaWNlIiwiaXNzIjoiQUMxMjMxMjMiLCJleHAiOjE3NjcyMjkyMDB9.WqsjC1oeZ4jD4LXdkZycRUBw70-nTTIfFZJ-5otbuf4",
+    ),
+    (
+        "AC123123",
+        "secret",
+        [("allow_client_outgoing", "AP123123")],
+        None,
+        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBTaWQ9QVAxMjMxMjMmYXBwUGFyYW1zPSIsImlzcyI6IkFDMTIzMTIzIiwiZXhwIjoxNzY3MjI5MjAwfQ.AKDVC2z6wU4noblvAMgkkbUNDyoNnR4gxnpM2Vz2h0E",
+    ),
+    (
+        "AC123123",
+        "secret",
+        [("allow_client_outgoing", "AP123123", {"Foo": "Bar"})],
+        None,
+        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBTaWQ9QVAxMjMxMjMmYXBwUGFyYW1zPUZvbyUzREJhciIsImlzcyI6IkFDMTIzMTIzIiwiZXhwIjoxNzY3MjI5MjAwfQ.4ISWDLFnTeu9oi5HNFIfP1nbnGbWSrGxespjqpYWMX8",
+    ),
+    (
+        "AC123123",
+        "secret",
+        [
+            ("allow_client_incoming", "Alice"),
+            ("allow_client_outgoing", "AP123123", {"Foo": "Bar"}),
+        ],
+        600,
+        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPUFsaWNlIHNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBTaWQ9QVAxMjMxMjMmYXBwUGFyYW1zPUZvbyUzREJhciZjbGllbnROYW1lPUFsaWNlIiwiaXNzIjoiQUMxMjMxMjMiLCJleHAiOjE3NjcyMjYyMDB9.Q7_bi7xA7phTIFfXmqh_sgrBcZv31DbshO6mOfysXgU",
+    ),
+    (
+        "AC123123",
+        "secret",
+        [
+            ("allow_client_outgoing", "AP123123", {"Foo": "Bar"}),
+            ("allow_client_incoming", "Alice"),
+        ],
+        600,
+        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBTaWQ9QVAxMjMxMjMmYXBwUGFyYW1zPUZvbyUzREJhciZjbGllbnROYW1lPUFsaWNlIHNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPUFsaWNlIiwiaXNzIjoiQUMxMjMxMjMiLCJleHAiOjE3NjcyMjYyMDB9.vgByPZvdbeJ5fqD_VU6iwWzHOJgl8rCHgO18R-fCdv4",
+    ),
+    (
+        "AC123",
+        "foo",
+        [("allow_event_stream",)],
+        None,
+        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOnN0cmVhbTpzdWJzY3JpYmU_cGF0aD0lMkYyMDEwLTA0LTAxJTJGRXZlbnRzJnBhcmFtcz0iLCJpc3MiOiJBQzEyMyIsImV4cCI6MTc2NzIyOTIwMH0.3GyxJyAu_1xtBm_X9cynKwXsdrm-btcIKnC2mPEgZek",
+    ),
+    (
+        "AC123",
+        "foo",
+        [("allow_event_stream", {"foobar": "hey"})],
+        None,
+        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOnN0cmVhbTpzdWJzY3JpYmU_cGF0aD0lMkYyMDEwLTA0LTAxJTJGRXZlbnRzJnBhcmFtcz1mb29iYXIlM0RoZXkiLCJpc3MiOiJBQzEyMyIsImV4cCI6MTc2NzIyOTIwMH0.X0aW7_Z0smbipYsU8MOKx77k1IsTR1kyzn_KbtUqaQ4",
+    ),
+    (
+        "AC123",
+        "foo",
+        [
+            ("allow_client_outgoing", "AP123", {"foobar": 3}),
+            ("allow_client_incoming", "andy"),
+            ("allow_event_stream",),
+        ],
+        None,
+        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBTaWQ9QVAxMjMmYXBwUGFyYW1zPWZvb2JhciUzRDMmY2xpZW50TmFtZT1hbmR5IHNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPWFuZHkgc2NvcGU6c3RyZWFtOnN1YnNjcmliZT9wYXRoPSUyRjIwMTAtMDQtMDElMkZFdmVudHMmcGFyYW1zPSIsImlzcyI6IkFDMTIzIiwiZXhwIjoxNzY3MjI5MjAwfQ.adNY8vVE0fdGL2_dBrQ04wP-PDhl_wqldP_7P-TH2Jc",
+    ),
+    (
+        "AC123",
+        "foo",
+        [
+            ("allow_client_incoming", "andy"),
+            ("allow_client_incoming", "bob_2"),
+            ("allow_client_outgoing", "AP123"),
+            ("allow_client_outgoing", "AP456", {"a": "1", "b": "2"}),
+        ],
+        86400,
+        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPWFuZHkgc2NvcGU6Y2xpZW50OmluY29taW5nP2NsaWVudE5hbWU9Ym9iXzIgc2NvcGU6Y2xpZW50Om91dGdvaW5nP2FwcFNpZD1BUDEyMyZhcHBQYXJhbXM9JmNsaWVudE5hbWU9Ym9iXzIgc2NvcGU6Y2xpZW50Om91dGdvaW5nP2FwcFNpZD1BUDQ1NiZhcHBQYXJhbXM9YSUzRDElMjZiJTNEMiZjbGllbnROYW1lPWJvYl8yIiwiaXNzIjoiQUMxMjMiLCJleHAiOjE3NjczMTIwMDB9.HsNJEnVnmeg1cd-QsdBaeLy-R_22tJI7ab_rTVlYkZY",
+    ),
+    (
+        "AC123",
+        "k",
+        [
+            (
+                "allow_client_outgoing",
+                "AP123",
+                {
+                    "a b": "c&d=e",
+                    "marks": "~!*'()-._",
+                    "plus": "1+1",
+                    "percent": "100%",
+                    "path": "a/b?c#d",
+                    "empty": "",
+                },
+            )
+        ],
+        1,
+        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBTaWQ9QVAxMjMmYXBwUGFyYW1zPWElMkJiJTNEYyUyNTI2ZCUyNTNEZSUyNm1hcmtzJTNEJTI1N0UlMjUyMSUyNTJBJTI1MjclMjUyOCUyNTI5LS5fJTI2cGx1cyUzRDElMjUyQjElMjZwZXJjZW50JTNEMTAwJTI1MjUlMjZwYXRoJTNEYSUyNTJGYiUyNTNGYyUyNTIzZCUyNmVtcHR5JTNEIiwiaXNzIjoiQUMxMjMiLCJleHAiOjE3NjcyMjU2MDF9.PnourrqwxOsZo3m9x98En-xz2nAfWAe6hDIUtATPDqk",
+    ),
+    (
+        "AC123",
+        "sécrèt ☃",
+        [
+            (
+                "allow_client_outgoing",
+                "AP123",
+                {"name": "Zoë ☃ 😀", "ключ": "значение"},
+            ),
+            ("allow_event_stream", {"a": "x y", "b": "&"}),
+        ],
+        None,
+        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBTaWQ9QVAxMjMmYXBwUGFyYW1zPW5hbWUlM0RabyUyNUMzJTI1QUIlMkIlMjVFMiUyNTk4JTI1ODMlMkIlMjVGMCUyNTlGJTI1OTglMjU4MCUyNiUyNUQwJTI1QkElMjVEMCUyNUJCJTI1RDElMjU4RSUyNUQxJTI1ODclM0QlMjVEMCUyNUI3JTI1RDAlMjVCRCUyNUQwJTI1QjAlMjVEMSUyNTg3JTI1RDAlMjVCNSUyNUQwJTI1QkQlMjVEMCUyNUI4JTI1RDAlMjVCNSBzY29wZTpzdHJlYW06c3Vic2NyaWJlP3BhdGg9JTJGMjAxMC0wNC0wMSUyRkV2ZW50cyZwYXJhbXM9YSUzRHglMkJ5JTI2YiUzRCUyNTI2IiwiaXNzIjoiQUMxMjMiLCJleHAiOjE3NjcyMjkyMDB9.vOhp8DdS3aDNBeM49yUW4ktIfcRLR1z-C1bIkkD4KW4",
+    ),
+]
+
+# twilio-php 8.12.0 (commit ba0784ba0095eb4cea6f7f1e8e3201f6ff6f3404), the classes
+# Twilio\Jwt\AccessToken and VoiceGrant, under PHP 8.2.36 at NOW: account SID, API key
+# SID, API key secret, calls, options, token.
+ACCESS_TOKENS: list[
+    tuple[str, str, str, list[tuple[Any, ...]], dict[str, Any], str]
+] = [
+    (
+        "AC123123",
+        "SK123123",
+        "secret",
+        [
+            ("allow_client_incoming", "Alice"),
+            ("allow_client_outgoing", "AP123123", {"Foo": "Bar"}),
+        ],
+        {"ttl": 600},
+        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIn0.eyJqdGkiOiJTSzEyMzEyMy0xNzY3MjI1NjAwIiwiaXNzIjoiU0sxMjMxMjMiLCJzdWIiOiJBQzEyMzEyMyIsImV4cCI6MTc2NzIyNjIwMCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoiQWxpY2UiLCJ2b2ljZSI6eyJpbmNvbWluZyI6eyJhbGxvdyI6dHJ1ZX0sIm91dGdvaW5nIjp7ImFwcGxpY2F0aW9uX3NpZCI6IkFQMTIzMTIzIiwicGFyYW1zIjp7IkZvbyI6IkJhciJ9fX19fQ.NBbrVEn71GC0fC-otWDA4QPCJ0bU5KSs8MLvGIhoT-c",
+    ),
+    (
+        "AC123123",
+        "SK123123",
+        "secret",
+        [("allow_client_incoming", "Alice")],
+        {},
+        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIn0.eyJqdGkiOiJTSzEyMzEyMy0xNzY3MjI1NjAwIiwiaXNzIjoiU0sxMjMxMjMiLCJzdWIiOiJBQzEyMzEyMyIsImV4cCI6MTc2NzIyOTIwMCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoiQWxpY2UiLCJ2b2ljZSI6eyJpbmNvbWluZyI6eyJhbGxvdyI6dHJ1ZX19fX0.oqb8LJD-3tWL3jlVXyMEKy7LM_KaCVN2ECt9FBQn6SA",
+    ),
+    (
+        "AC123123",
+        "SK123123",
+        "secret",
+        [("allow_client_incoming", "Alice"), ("allow_client_outgoing", "AP123123")],
+        {"ttl": 86400},
+        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIn0.eyJqdGkiOiJTSzEyMzEyMy0xNzY3MjI1NjAwIiwiaXNzIjoiU0sxMjMxMjMiLCJzdWIiOiJBQzEyMzEyMyIsImV4cCI6MTc2NzMxMjAwMCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoiQWxpY2UiLCJ2b2ljZSI6eyJpbmNvbWluZyI6eyJhbGxvdyI6dHJ1ZX0sIm91dGdvaW5nIjp7ImFwcGxpY2F0aW9uX3NpZCI6IkFQMTIzMTIzIn19fX0.ckxlmjuYverCLWpKXzaBi2CnvU9tqt89dB59vvmZXF0",
+    ),
+    (
+        "AC123123",
+        "SK123123",
+        "secret",
+        [
+            ("allow_client_incoming", "Alice"),
+            ("allow_client_outgoing", "AP123123", {"name": "Zoë ☃ 😀", "n": "3"}),
+        ],
+        {},
+        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIn0.eyJqdGkiOiJTSzEyMzEyMy0xNzY3MjI1NjAwIiwiaXNzIjoiU0sxMjMxMjMiLCJzdWIiOiJBQzEyMzEyMyIsImV4cCI6MTc2NzIyOTIwMCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoiQWxpY2UiLCJ2b2ljZSI6eyJpbmNvbWluZyI6eyJhbGxvdyI6dHJ1ZX0sIm91dGdvaW5nIjp7ImFwcGxpY2F0aW9uX3NpZCI6IkFQMTIzMTIzIiwicGFyYW1zIjp7Im5hbWUiOiJab1x1MDBlYiBcdTI2MDMgXHVkODNkXHVkZTAwIiwibiI6IjMifX19fX0.jzGaxNScchlnL4cBz_medRRBmnOaGhCgoB1eG_uMndQ",
+    ),
+    (
+        "ACb0e7153bf7c3706d85c524e440066559",
+        "SKa6656c90bd5482a90a29b9fa5ff5180b",
+        "C1uwB5FXZPf7s=tg7NvlE3Lar=",
+        [
+            (
+                "allow_client_incoming",
+                "u6JVR7siFTrUTLzFoJusTeKuDFmi7ZCPvmW0QdpaJD_6oCzf",
+            ),
+            ("allow_client_outgoing", "AP4d35db41d94e5efaf89fc43c5fa52f8b"),
+        ],
+        {"region": "ie1"},
+        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHdyIjoiaWUxIn0.eyJqdGkiOiJTS2E2NjU2YzkwYmQ1NDgyYTkwYTI5YjlmYTVmZjUxODBiLTE3NjcyMjU2MDAiLCJpc3MiOiJTS2E2NjU2YzkwYmQ1NDgyYTkwYTI5YjlmYTVmZjUxODBiIiwic3ViIjoiQUNiMGU3MTUzYmY3YzM3MDZkODVjNTI0ZTQ0MDA2NjU1OSIsImV4cCI6MTc2NzIyOTIwMCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoidTZKVlI3c2lGVHJVVEx6Rm9KdXNUZUt1REZtaTdaQ1B2bVcwUWRwYUpEXzZvQ3pmIiwidm9pY2UiOnsiaW5jb21pbmciOnsiYWxsb3ciOnRydWV9LCJvdXRnb2luZyI6eyJhcHBsaWNhdGlvbl9zaWQiOiJBUDRkMzVkYjQxZDk0ZTVlZmFmODlmYzQzYzVmYTUyZjhiIn19fX0.PfzjtxoEmla5sPc-pKFYqkLJcJ_j0khuYwFbg5DPhX8",
+    ),
+    (
+        "AC19b8f89a50f8a8e9bb8bdb5eba456bf9",
+        "SK2d5d98065e5751f75143a5f61debc267",
+        "Aszj0OvEmMl=rltQ10v7SUw9",
+        [("allow_client_incoming", "umF")],
+        {"push_credential_sid": "CRa4acdd7f9fcc589f8d0a9f94f03e7914", "region": "au1"},
+        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHdyIjoiYXUxIn0.eyJqdGkiOiJTSzJkNWQ5ODA2NWU1NzUxZjc1MTQzYTVmNjFkZWJjMjY3LTE3NjcyMjU2MDAiLCJpc3MiOiJTSzJkNWQ5ODA2NWU1NzUxZjc1MTQzYTVmNjFkZWJjMjY3Iiwic3ViIjoiQUMxOWI4Zjg5YTUwZjhhOGU5YmI4YmRiNWViYTQ1NmJmOSIsImV4cCI6MTc2NzIyOTIwMCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoidW1GIiwidm9pY2UiOnsiaW5jb21pbmciOnsiYWxsb3ciOnRydWV9LCJwdXNoX2NyZWRlbnRpYWxfc2lkIjoiQ1JhNGFjZGQ3ZjlmY2M1ODlmOGQwYTlmOTRmMDNlNzkxNCJ9fX0.vIoe-xt8WySuDx9ss30WhZxMmDuBoNq9uMDd1Rw_Xx8",
+    ),
+    (
+        "AC60ddfcfc69e290d9f945ffa4d1278220",
+        "SKad2cf1337349e455d52613c2813c40d2",
+        "__tvHRlT/lchIegkéRev6",
+        [
+            (
+                "allow_client_incoming",
+                "uLItBpVFkqCF3HgmdPY4de9UGyhBiuYD2J88bryOvHF_6qf0NIs",
+            ),
+            (
+                "allow_client_outgoing",
+                "AP79abcc4b9db165c23115661ffb0df9da",
+                {"8E": "Tkl 8", "PCQmk": "l%D7su", "QEAg6N": 558},
+            ),
+        ],
+        {
+            "ttl": 86400,
+            "push_credential_sid": "CR6452bcf48385971f1bba10ef43a9e751",
+            "region": "us1",
+        },
+        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHdyIjoidXMxIn0.eyJqdGkiOiJTS2FkMmNmMTMzNzM0OWU0NTVkNTI2MTNjMjgxM2M0MGQyLTE3NjcyMjU2MDAiLCJpc3MiOiJTS2FkMmNmMTMzNzM0OWU0NTVkNTI2MTNjMjgxM2M0MGQyIiwic3ViIjoiQUM2MGRkZmNmYzY5ZTI5MGQ5Zjk0NWZmYTRkMTI3ODIyMCIsImV4cCI6MTc2NzMxMjAwMCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoidUxJdEJwVkZrcUNGM0hnbWRQWTRkZTlVR3loQml1WUQySjg4YnJ5T3ZIRl82cWYwTklzIiwidm9pY2UiOnsiaW5jb21pbmciOnsiYWxsb3ciOnRydWV9LCJvdXRnb2luZyI6eyJhcHBsaWNhdGlvbl9zaWQiOiJBUDc5YWJjYzRiOWRiMTY1YzIzMTE1NjYxZmZiMGRmOWRhIiwicGFyYW1zIjp7IjhFIjoiVGtsIDgiLCJQQ1FtayI6ImwlRDdzdSIsIlFFQWc2TiI6NTU4fX0sInB1c2hfY3JlZGVudGlhbF9zaWQiOiJDUjY0NTJiY2Y0ODM4NTk3MWYxYmJhMTBlZjQzYTllNzUxIn19fQ.Drz24sOV0vHV80Fks00Cdu3D2ZeubbmHglyvjs7uPGw",
+    ),
+    (
+        "AC72cb95eb92e57561d80e1ed511b327f2",
+        "SKf171fc118de91165c672a325260ebfdc",
+        "QBn5cORn9LhzoQQK8fK2fjH+fGZkvMJ1ow",
+        [("allow_client_incoming", "u5")],
+        {
+            "ttl": 60,
+            "push_credential_sid": "CRe401d83c4a29548fa91200314bd807d4",
+            "region": "ie1",
+        },
+        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHdyIjoiaWUxIn0.eyJqdGkiOiJTS2YxNzFmYzExOGRlOTExNjVjNjcyYTMyNTI2MGViZmRjLTE3NjcyMjU2MDAiLCJpc3MiOiJTS2YxNzFmYzExOGRlOTExNjVjNjcyYTMyNTI2MGViZmRjIiwic3ViIjoiQUM3MmNiOTVlYjkyZTU3NTYxZDgwZTFlZDUxMWIzMjdmMiIsImV4cCI6MTc2NzIyNTY2MCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoidTUiLCJ2b2ljZSI6eyJpbmNvbWluZyI6eyJhbGxvdyI6dHJ1ZX0sInB1c2hfY3JlZGVudGlhbF9zaWQiOiJDUmU0MDFkODNjNGEyOTU0OGZhOTEyMDAzMTRiZDgwN2Q0In19fQ.qml98Le_3iRVZ2uNd_r4gVTDxFgkglZA67SORMLq3iM",
+    ),
+    (
+        "AC7fbce66869b7bb71fcb447fc135c396a",
+        "SKff26c035c0a09cfce14db0699202bd90",
+        "eJELmsa9éLPer2yAxw",
+        [
+            ("allow_client_incoming", "u5N6rn"),
+            (
+                "allow_client_outgoing",
+                "APb736998252d572dd7df79d82a5d04395",
+                {"U": "ANQ1GaAE", "VS532": "5d73V4"},
+            ),
+        ],
+        {
+            "ttl": 86400,
+            "push_credential_sid": "CR3a21f42a6ec7f306532a4b3ea53b3266",
+            "region": "ie1",
+        },
+        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHdyIjoiaWUxIn0.eyJqdGkiOiJTS2ZmMjZjMDM1YzBhMDljZmNlMTRkYjA2OTkyMDJiZDkwLTE3NjcyMjU2MDAiLCJpc3MiOiJTS2ZmMjZjMDM1YzBhMDljZmNlMTRkYjA2OTkyMDJiZDkwIiwic3ViIjoiQUM3ZmJjZTY2ODY5YjdiYjcxZmNiNDQ3ZmMxMzVjMzk2YSIsImV4cCI6MTc2NzMxMjAwMCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoidTVONnJuIiwidm9pY2UiOnsiaW5jb21pbmciOnsiYWxsb3ciOnRydWV9LCJvdXRnb2luZyI6eyJhcHBsaWNhdGlvbl9zaWQiOiJBUGI3MzY5OTgyNTJkNTcyZGQ3ZGY3OWQ4MmE1ZDA0Mzk1IiwicGFyYW1zIjp7IlUiOiJBTlExR2FBRSIsIlZTNTMyIjoiNWQ3M1Y0In19LCJwdXNoX2NyZWRlbnRpYWxfc2lkIjoiQ1IzYTIxZjQyYTZlYzdmMzA2NTMyYTRiM2VhNTNiMzI2NiJ9fX0._kulUJiThgDjInKg9MD6JB2y9Sz24v5I8g-Ph7jcLOY",
+    ),
+    (
+        "ACd782483fd5c72eb4204b008ec2166e0f",
+        "SK28f015cd160dddc05a496d2b6cd684fb",
+        "APV6JJwE0TZC+o6R7eJ",
+        [
+            (
+                "allow_client_outgoing",
+                "AP33cb9bfe74800c47f1006d779171cb09",
+                {"Kfz7wA": "QA wrJ", "lCO9": 768, "ZrwSl ": "\\O", "0rI": "c"},
+            )
+        ],
+        {
+            "identity": "uBALzbFRIwpXVxNJSh5_5",
+            "ttl": 86400,
+            "push_credential_sid": "CR3b8cc952e16c39bd4eb2f06e1123a4ba",
+            "region": "ie1",
+        },
+        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHdyIjoiaWUxIn0.eyJqdGkiOiJTSzI4ZjAxNWNkMTYwZGRkYzA1YTQ5NmQyYjZjZDY4NGZiLTE3NjcyMjU2MDAiLCJpc3MiOiJTSzI4ZjAxNWNkMTYwZGRkYzA1YTQ5NmQyYjZjZDY4NGZiIiwic3ViIjoiQUNkNzgyNDgzZmQ1YzcyZWI0MjA0YjAwOGVjMjE2NmUwZiIsImV4cCI6MTc2NzMxMjAwMCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoidUJBTHpiRlJJd3BYVnhOSlNoNV81Iiwidm9pY2UiOnsib3V0Z29pbmciOnsiYXBwbGljYXRpb25fc2lkIjoiQVAzM2NiOWJmZTc0ODAwYzQ3ZjEwMDZkNzc5MTcxY2IwOSIsInBhcmFtcyI6eyJLZno3d0EiOiJRQSB3ckoiLCJsQ085Ijo3NjgsIlpyd1NsICI6IlxcTyIsIjBySSI6ImMifX0sInB1c2hfY3JlZGVudGlhbF9zaWQiOiJDUjNiOGNjOTUyZTE2YzM5YmQ0ZWIyZjA2ZTExMjNhNGJhIn19fQ.icWZfRphknJq5aXyrGNGNaJkJB-3IyD1k88fOn2gwDg",
+    ),
+]
+# The same without a client's name; Twilio refuses such a token.
+NAMELESS_ACCESS_TOKEN: tuple[
+    str, str, str, list[tuple[Any, ...]], dict[str, Any], str
+] = (
+    "AC123123",
+    "SK123123",
+    "secret",
+    [("allow_client_outgoing", "AP123123")],
+    {},
+    "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIn0.eyJqdGkiOiJTSzEyMzEyMy0xNzY3MjI1NjAwIiwiaXNzIjoiU0sxMjMxMjMiLCJzdWIiOiJBQzEyMzEyMyIsImV4cCI6MTc2NzIyOTIwMCwiZ3JhbnRzIjp7InZvaWNlIjp7Im91dGdvaW5nIjp7ImFwcGxpY2F0aW9uX3NpZCI6IkFQMTIzMTIzIn19fX0.HtHMQsFbQZioorjxhLIoKLddt4r_3XeYSFVpwVxWEWw",
+)
+
+# twilio-node 5.13.1 (commit 462c49d74c92b0b9f85eb0cf736f02de435718d7) under Node.js
+# 20.20.2, and twilio-python 9.13.0 (whose twilio/jwt is that of commit
+# 306691e793f417b6974640d1ef88785e9de03b2a) with PyJWT 2.15.1, at NOW, TTL 600, secret
+# "secret": AC123123, SK123123, incoming as Alice, outgoing through AP123123 with
+# Foo=Bar (in Node's capability token also "a b"="~!*'()"), and events where foobar=hey.
+OTHER_TOKENS = {
+    "node capability": "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPUFsaWNlIHNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBTaWQ9QVAxMjMxMjMmY2xpZW50TmFtZT1BbGljZSZhcHBQYXJhbXM9Rm9vJTNEQmFyJTI2YSUyNTIwYiUzRH4hKicoKSBzY29wZTpzdHJlYW06c3Vic2NyaWJlP3BhdGg9LzIwMTAtMDQtMDEvRXZlbnRzJmFwcFBhcmFtcz1mb29iYXIlM0RoZXkiLCJpc3MiOiJBQzEyMzEyMyIsImV4cCI6MTc2NzIyNjIwMCwiaWF0IjoxNzY3MjI1NjAwfQ.lSiTarL4hVTpeWkZUJozKvtytsyjcFKyATn-jzkYMGY",
+    "node access": "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCIsImN0eSI6InR3aWxpby1mcGE7dj0xIn0.eyJqdGkiOiJTSzEyMzEyMy0xNzY3MjI1NjAwIiwiZ3JhbnRzIjp7ImlkZW50aXR5IjoiQWxpY2UiLCJ2b2ljZSI6eyJpbmNvbWluZyI6eyJhbGxvdyI6dHJ1ZX0sIm91dGdvaW5nIjp7ImFwcGxpY2F0aW9uX3NpZCI6IkFQMTIzMTIzIiwicGFyYW1zIjp7IkZvbyI6IkJhciJ9fX19LCJpYXQiOjE3NjcyMjU2MDAsImV4cCI6MTc2NzIyNjIwMCwiaXNzIjoiU0sxMjMxMjMiLCJzdWIiOiJBQzEyMzEyMyJ9.axDIsYAllx72VPUGbSTwzc8YroP9HVDOJwMwYz58XyU",
+    "python capability": "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPUFsaWNlIHNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBQYXJhbXM9Rm9vJTNEQmFyJmFwcFNpZD1BUDEyMzEyMyZjbGllbnROYW1lPUFsaWNlIHNjb3BlOnN0cmVhbTpzdWJzY3JpYmU_cGFyYW1zPWZvb2JhciUzRGhleSZwYXRoPSUyRjIwMTAtMDQtMDElMkZFdmVudHMiLCJpc3MiOiJBQzEyMzEyMyIsImV4cCI6MTc2NzIyNjIwMCwibmJmIjoxNzY3MjI1NjAwfQ.SlDrS5LxfFkdS2U0K8-ulBsR0YUq1lr53mYhMZOprLs",
+    "python access": "eyJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHlwIjoiSldUIn0.eyJqdGkiOiJTSzEyMzEyMy0xNzY3MjI1NjAwIiwiZ3JhbnRzIjp7InZvaWNlIjp7ImluY29taW5nIjp7ImFsbG93Ijp0cnVlfSwib3V0Z29pbmciOnsiYXBwbGljYXRpb25fc2lkIjoiQVAxMjMxMjMiLCJwYXJhbXMiOnsiRm9vIjoiQmFyIn19fSwiaWRlbnRpdHkiOiJBbGljZSJ9LCJpc3MiOiJTSzEyMzEyMyIsImV4cCI6MTc2NzIyNjIwMCwibmJmIjoxNzY3MjI1NjAwLCJzdWIiOiJBQzEyMzEyMyJ9.Z_RQkl_J8yo9dvHblyzGeUwQNOCgBeg1stAu4eaBAAk",
+}
+# The same libraries, and the same but for SIDs of real length; the access tokens have a
+# push credential and the region ie1, too.
+REAL_TOKENS = {
+    "node capability": "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPUFsaWNlIHNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBTaWQ9QVAwZjFlMmQzYzRiNWE2OTc4MGYxZTJkM2M0YjVhNjk3OCZjbGllbnROYW1lPUFsaWNlJmFwcFBhcmFtcz1Gb28lM0RCYXIgc2NvcGU6c3RyZWFtOnN1YnNjcmliZT9wYXRoPS8yMDEwLTA0LTAxL0V2ZW50cyZhcHBQYXJhbXM9Zm9vYmFyJTNEaGV5IiwiaXNzIjoiQUMwMTIzNDU2Nzg5YWJjZGVmMDEyMzQ1Njc4OWFiY2RlZiIsImV4cCI6MTc2NzIyNjIwMCwiaWF0IjoxNzY3MjI1NjAwfQ.YE_4Luh712llHA4DgWN7YSsCof8GSvx_F1NXI93kPWc",
+    "node access": "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHdyIjoiaWUxIn0.eyJqdGkiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwLTE3NjcyMjU2MDAiLCJncmFudHMiOnsiaWRlbnRpdHkiOiJBbGljZSIsInZvaWNlIjp7ImluY29taW5nIjp7ImFsbG93Ijp0cnVlfSwib3V0Z29pbmciOnsiYXBwbGljYXRpb25fc2lkIjoiQVAwZjFlMmQzYzRiNWE2OTc4MGYxZTJkM2M0YjVhNjk3OCIsInBhcmFtcyI6eyJGb28iOiJCYXIifX0sInB1c2hfY3JlZGVudGlhbF9zaWQiOiJDUjg3OTZhNWI0YzNkMmUxZjA4Nzk2YTViNGMzZDJlMWYwIn19LCJpYXQiOjE3NjcyMjU2MDAsImV4cCI6MTc2NzIyNjIwMCwiaXNzIjoiU0tmZWRjYmE5ODc2NTQzMjEwZmVkY2JhOTg3NjU0MzIxMCIsInN1YiI6IkFDMDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWYifQ.ibtMpeRb3z1t94U4fLzJed--rrHQooQhz5Z6gcmuTpc",
+    "python capability": "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPUFsaWNlIHNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBQYXJhbXM9Rm9vJTNEQmFyJmFwcFNpZD1BUDBmMWUyZDNjNGI1YTY5NzgwZjFlMmQzYzRiNWE2OTc4JmNsaWVudE5hbWU9QWxpY2Ugc2NvcGU6c3RyZWFtOnN1YnNjcmliZT9wYXJhbXM9Zm9vYmFyJTNEaGV5JnBhdGg9JTJGMjAxMC0wNC0wMSUyRkV2ZW50cyIsImlzcyI6IkFDMDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWYiLCJleHAiOjE3NjcyMjYyMDAsIm5iZiI6MTc2NzIyNTYwMH0.Yfs0Jk8ul3A0FvzyiZj9dlxcoUI72CcJL2CRAym3QKg",
+    "python access": "eyJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHdyIjoiaWUxIiwidHlwIjoiSldUIn0.eyJqdGkiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwLTE3NjcyMjU2MDAiLCJncmFudHMiOnsidm9pY2UiOnsiaW5jb21pbmciOnsiYWxsb3ciOnRydWV9LCJvdXRnb2luZyI6eyJhcHBsaWNhdGlvbl9zaWQiOiJBUDBmMWUyZDNjNGI1YTY5NzgwZjFlMmQzYzRiNWE2OTc4IiwicGFyYW1zIjp7IkZvbyI6IkJhciJ9fSwicHVzaF9jcmVkZW50aWFsX3NpZCI6IkNSODc5NmE1YjRjM2QyZTFmMDg3OTZhNWI0YzNkMmUxZjAifSwiaWRlbnRpdHkiOiJBbGljZSJ9LCJpc3MiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwIiwiZXhwIjoxNzY3MjI2MjAwLCJuYmYiOjE3NjcyMjU2MDAsInN1YiI6IkFDMDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWYifQ.aVZ9RioEZ5mi9FTiks4MbWzH9Lbq_1HGajNZzJdqJKk",
+}
 
 
 def alice(auth_token: str | None = "secret") -> Capability:
@@ -1096,7 +1393,7 @@ class VerifyTokenTest(unittest.TestCase):
 
     def test_tokens_of_other_libraries_are_read(self) -> None:
         tokens = [(token, "secret") for token in OTHER_TOKENS.values()]
-        tokens += [(token, "secret") for *_, token in ACCESS_TOKENS]
+        tokens += [(token, secret) for _, _, secret, *_, token in ACCESS_TOKENS]
         tokens += [(token, secret) for _, secret, *_, token in CAPABILITY_TOKENS]
         for token, secret in tokens:
             claims = verify_token(token, secret, now=NOW)
@@ -1352,18 +1649,18 @@ class InspectTokenTest(unittest.TestCase):
         self.assertEqual(json.dumps(inspected), json.dumps(report))
 
     def test_the_report_of_an_access_token(self) -> None:
-        *_, token = REGIONAL_ACCESS_TOKENS[0]
+        _, api_key_sid, *_, token = ACCESS_TOKENS[4]
         report = inspect_token(token, now=NOW)
         self.assertEqual(report["kind"], "access")
         self.assertEqual(report["header"]["twr"], "ie1")
-        self.assertEqual(report["claims"]["iss"], REGIONAL_ACCESS_TOKENS[0][0][1])
+        self.assertEqual(report["claims"]["iss"], api_key_sid)
         self.assertEqual(report["scopes"], [])
         self.assertEqual(report["problems"], [])
 
     def test_good_tokens_have_no_problem(self) -> None:
         tokens = {**REAL_TOKENS, "ours": good_token("capability")}
         tokens["ours, access"] = good_token("access")
-        for *_, options, token in REGIONAL_ACCESS_TOKENS:
+        for *_, options, token in ACCESS_TOKENS[4:]:  # with SIDs of real length
             tokens[f"php, {options}"] = token
         for name, token in tokens.items():
             with self.subTest(name):
@@ -1621,17 +1918,8 @@ class AccessTokenTest(unittest.TestCase):
         self.assertEqual(token, mint(by_hand, header=ACCESS_HEADER))
 
     def test_it_is_the_same_string_that_twilio_php_makes(self) -> None:
-        for calls, ttl, token in ACCESS_TOKENS:
-            with self.subTest(calls=calls):
-                device = allowed(*calls, sid="AC123123", auth_token=None)
-                options: dict[str, Any] = {} if ttl is None else {"ttl": ttl}
-                make = partial(device.generate_access_token, "SK123123", "secret")
-                self.assertEqual(make(now=NOW, **options), token)
-
-    def test_so_it_is_with_a_region_and_a_push_credential(self) -> None:
-        for sids, secret, calls, options, token in REGIONAL_ACCESS_TOKENS:
-            with self.subTest(options=options):
-                account_sid, api_key_sid = sids
+        for account_sid, api_key_sid, secret, calls, options, token in ACCESS_TOKENS:
+            with self.subTest(calls=calls, options=options):
                 device = allowed(*calls, sid=account_sid, auth_token=None)
                 make = partial(device.generate_access_token, api_key_sid, secret)
                 self.assertEqual(make(now=NOW, **options), token)
@@ -1657,10 +1945,11 @@ class AccessTokenTest(unittest.TestCase):
             self.assertEqual(json.dumps(grants["voice"]), json.dumps(voice))
 
     def test_without_a_name_twilio_php_makes_one_that_twilio_refuses(self) -> None:
-        claims = json.loads(decoded(NAMELESS_ACCESS_TOKEN.split(".")[1]))
+        *_, calls, _, token = NAMELESS_ACCESS_TOKEN
+        claims = json.loads(decoded(token.split(".")[1]))
         self.assertNotIn("identity", claims["grants"])
         with self.assertRaisesRegex(ValueError, "identity"):
-            self.claims(allowed((OUTGOING, "AP123123")))
+            self.claims(allowed(*calls))
 
     def test_it_lives_for_an_hour_unless_told(self) -> None:
         self.assertEqual(self.claims(alice())["exp"], NOW + 3600)
@@ -2172,11 +2461,11 @@ class ModuleTest(unittest.TestCase):
             self.assertEqual(device.generate_token(now=NOW, **options), token)
             claims = core.verify_token(token, auth_token, now=NOW)
             self.assertEqual(claims, verify_token(token, auth_token, now=NOW))
-        for sids, secret, calls, options, token in REGIONAL_ACCESS_TOKENS:
-            device = core.Capability(sids[0])
+        for account_sid, api_key_sid, secret, calls, options, token in ACCESS_TOKENS:
+            device = core.Capability(account_sid)
             for name, *arguments in calls:
                 getattr(device, name)(*arguments)
-            made = device.generate_access_token(sids[1], secret, now=NOW, **options)
+            made = device.generate_access_token(api_key_sid, secret, now=NOW, **options)
             self.assertEqual(made, token)
             core.verify_token(token, secret, now=NOW)
         public = [name for name in vars(core) if name in twilio_capability.__all__]
@@ -3191,154 +3480,6 @@ RFC_7515_INPUT = (
     "cGxlLmNvbS9pc19yb290Ijp0cnVlfQ"
 )
 RFC_7515_SIGNATURE = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"
-
-# twilio-php 3.12.7, Services_Twilio_Capability, run under PHP 8.2.36 with its clock fixed
-# at NOW: account SID, auth token, calls, TTL (None: the default), token.
-
-CAPABILITY_TOKENS: list[tuple[str, str, list[tuple[Any, ...]], int | None, str]] = [
-    ("AC123123", "secret", [], None,
-     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6IiIsImlzcyI6IkFDMTIzMTIzIiwiZXhwIjoxNzY3MjI5MjAwfQ.GTC4YI8isVKafLO0vnuTwY73tzZBa1wsLwKW5wwh1Q0"),
-    ("AC123123", "secret", [(INCOMING, "Alice")], None,
-     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPUFsaWNlIiwiaXNzIjoiQUMxMjMxMjMiLCJleHAiOjE3NjcyMjkyMDB9.WqsjC1oeZ4jD4LXdkZycRUBw70-nTTIfFZJ-5otbuf4"),
-    ("AC123123", "secret", [(OUTGOING, "AP123123")], None,
-     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBTaWQ9QVAxMjMxMjMmYXBwUGFyYW1zPSIsImlzcyI6IkFDMTIzMTIzIiwiZXhwIjoxNzY3MjI5MjAwfQ.AKDVC2z6wU4noblvAMgkkbUNDyoNnR4gxnpM2Vz2h0E"),
-    ("AC123123", "secret", [(OUTGOING, "AP123123", {"Foo": "Bar"})], None,
-     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBTaWQ9QVAxMjMxMjMmYXBwUGFyYW1zPUZvbyUzREJhciIsImlzcyI6IkFDMTIzMTIzIiwiZXhwIjoxNzY3MjI5MjAwfQ.4ISWDLFnTeu9oi5HNFIfP1nbnGbWSrGxespjqpYWMX8"),
-    ("AC123123", "secret", [
-        (INCOMING, "Alice"), (OUTGOING, "AP123123", {"Foo": "Bar"}),
-    ], 600,
-     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPUFsaWNlIHNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBTaWQ9QVAxMjMxMjMmYXBwUGFyYW1zPUZvbyUzREJhciZjbGllbnROYW1lPUFsaWNlIiwiaXNzIjoiQUMxMjMxMjMiLCJleHAiOjE3NjcyMjYyMDB9.Q7_bi7xA7phTIFfXmqh_sgrBcZv31DbshO6mOfysXgU"),
-    ("AC123123", "secret", [
-        (OUTGOING, "AP123123", {"Foo": "Bar"}), (INCOMING, "Alice"),
-    ], 600,
-     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBTaWQ9QVAxMjMxMjMmYXBwUGFyYW1zPUZvbyUzREJhciZjbGllbnROYW1lPUFsaWNlIHNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPUFsaWNlIiwiaXNzIjoiQUMxMjMxMjMiLCJleHAiOjE3NjcyMjYyMDB9.vgByPZvdbeJ5fqD_VU6iwWzHOJgl8rCHgO18R-fCdv4"),
-    ("AC123", "foo", [(EVENTS,)], None,
-     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOnN0cmVhbTpzdWJzY3JpYmU_cGF0aD0lMkYyMDEwLTA0LTAxJTJGRXZlbnRzJnBhcmFtcz0iLCJpc3MiOiJBQzEyMyIsImV4cCI6MTc2NzIyOTIwMH0.3GyxJyAu_1xtBm_X9cynKwXsdrm-btcIKnC2mPEgZek"),
-    ("AC123", "foo", [(EVENTS, {"foobar": "hey"})], None,
-     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOnN0cmVhbTpzdWJzY3JpYmU_cGF0aD0lMkYyMDEwLTA0LTAxJTJGRXZlbnRzJnBhcmFtcz1mb29iYXIlM0RoZXkiLCJpc3MiOiJBQzEyMyIsImV4cCI6MTc2NzIyOTIwMH0.X0aW7_Z0smbipYsU8MOKx77k1IsTR1kyzn_KbtUqaQ4"),
-    ("AC123", "foo", [
-        (OUTGOING, "AP123", {"foobar": 3}), (INCOMING, "andy"), (EVENTS,),
-    ], None,
-     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBTaWQ9QVAxMjMmYXBwUGFyYW1zPWZvb2JhciUzRDMmY2xpZW50TmFtZT1hbmR5IHNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPWFuZHkgc2NvcGU6c3RyZWFtOnN1YnNjcmliZT9wYXRoPSUyRjIwMTAtMDQtMDElMkZFdmVudHMmcGFyYW1zPSIsImlzcyI6IkFDMTIzIiwiZXhwIjoxNzY3MjI5MjAwfQ.adNY8vVE0fdGL2_dBrQ04wP-PDhl_wqldP_7P-TH2Jc"),
-    ("AC123", "foo", [
-        (INCOMING, "andy"), (INCOMING, "bob_2"),
-        (OUTGOING, "AP123"), (OUTGOING, "AP456", {"a": "1", "b": "2"}),
-    ], 86400,
-     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPWFuZHkgc2NvcGU6Y2xpZW50OmluY29taW5nP2NsaWVudE5hbWU9Ym9iXzIgc2NvcGU6Y2xpZW50Om91dGdvaW5nP2FwcFNpZD1BUDEyMyZhcHBQYXJhbXM9JmNsaWVudE5hbWU9Ym9iXzIgc2NvcGU6Y2xpZW50Om91dGdvaW5nP2FwcFNpZD1BUDQ1NiZhcHBQYXJhbXM9YSUzRDElMjZiJTNEMiZjbGllbnROYW1lPWJvYl8yIiwiaXNzIjoiQUMxMjMiLCJleHAiOjE3NjczMTIwMDB9.HsNJEnVnmeg1cd-QsdBaeLy-R_22tJI7ab_rTVlYkZY"),
-    ("AC123", "k", [
-        (OUTGOING, "AP123", {
-            "a b": "c&d=e", "marks": "~!*'()-._", "plus": "1+1", "percent": "100%",
-            "path": "a/b?c#d", "empty": "",
-        }),
-    ], 1,
-     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBTaWQ9QVAxMjMmYXBwUGFyYW1zPWElMkJiJTNEYyUyNTI2ZCUyNTNEZSUyNm1hcmtzJTNEJTI1N0UlMjUyMSUyNTJBJTI1MjclMjUyOCUyNTI5LS5fJTI2cGx1cyUzRDElMjUyQjElMjZwZXJjZW50JTNEMTAwJTI1MjUlMjZwYXRoJTNEYSUyNTJGYiUyNTNGYyUyNTIzZCUyNmVtcHR5JTNEIiwiaXNzIjoiQUMxMjMiLCJleHAiOjE3NjcyMjU2MDF9.PnourrqwxOsZo3m9x98En-xz2nAfWAe6hDIUtATPDqk"),
-    ("AC123", "sécrèt ☃", [
-        (OUTGOING, "AP123", {"name": "Zoë ☃ 😀", "ключ": "значение"}),
-        (EVENTS, {"a": "x y", "b": "&"}),
-    ], None,
-     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBTaWQ9QVAxMjMmYXBwUGFyYW1zPW5hbWUlM0RabyUyNUMzJTI1QUIlMkIlMjVFMiUyNTk4JTI1ODMlMkIlMjVGMCUyNTlGJTI1OTglMjU4MCUyNiUyNUQwJTI1QkElMjVEMCUyNUJCJTI1RDElMjU4RSUyNUQxJTI1ODclM0QlMjVEMCUyNUI3JTI1RDAlMjVCRCUyNUQwJTI1QjAlMjVEMSUyNTg3JTI1RDAlMjVCNSUyNUQwJTI1QkQlMjVEMCUyNUI4JTI1RDAlMjVCNSBzY29wZTpzdHJlYW06c3Vic2NyaWJlP3BhdGg9JTJGMjAxMC0wNC0wMSUyRkV2ZW50cyZwYXJhbXM9YSUzRHglMkJ5JTI2YiUzRCUyNTI2IiwiaXNzIjoiQUMxMjMiLCJleHAiOjE3NjcyMjkyMDB9.vOhp8DdS3aDNBeM49yUW4ktIfcRLR1z-C1bIkkD4KW4"),
-]
-
-# twilio-php 8.12.0, Twilio\Jwt\AccessToken with a VoiceGrant, run under PHP 8.2.36 at the
-# same time: calls, TTL, token.
-
-ACCESS_TOKENS: list[tuple[list[tuple[Any, ...]], int | None, str]] = [
-    ([(INCOMING, "Alice"), (OUTGOING, "AP123123", {"Foo": "Bar"})], 600,
-     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIn0.eyJqdGkiOiJTSzEyMzEyMy0xNzY3MjI1NjAwIiwiaXNzIjoiU0sxMjMxMjMiLCJzdWIiOiJBQzEyMzEyMyIsImV4cCI6MTc2NzIyNjIwMCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoiQWxpY2UiLCJ2b2ljZSI6eyJpbmNvbWluZyI6eyJhbGxvdyI6dHJ1ZX0sIm91dGdvaW5nIjp7ImFwcGxpY2F0aW9uX3NpZCI6IkFQMTIzMTIzIiwicGFyYW1zIjp7IkZvbyI6IkJhciJ9fX19fQ.NBbrVEn71GC0fC-otWDA4QPCJ0bU5KSs8MLvGIhoT-c"),
-    ([(INCOMING, "Alice")], None,
-     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIn0.eyJqdGkiOiJTSzEyMzEyMy0xNzY3MjI1NjAwIiwiaXNzIjoiU0sxMjMxMjMiLCJzdWIiOiJBQzEyMzEyMyIsImV4cCI6MTc2NzIyOTIwMCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoiQWxpY2UiLCJ2b2ljZSI6eyJpbmNvbWluZyI6eyJhbGxvdyI6dHJ1ZX19fX0.oqb8LJD-3tWL3jlVXyMEKy7LM_KaCVN2ECt9FBQn6SA"),
-    ([(INCOMING, "Alice"), (OUTGOING, "AP123123")], 86400,
-     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIn0.eyJqdGkiOiJTSzEyMzEyMy0xNzY3MjI1NjAwIiwiaXNzIjoiU0sxMjMxMjMiLCJzdWIiOiJBQzEyMzEyMyIsImV4cCI6MTc2NzMxMjAwMCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoiQWxpY2UiLCJ2b2ljZSI6eyJpbmNvbWluZyI6eyJhbGxvdyI6dHJ1ZX0sIm91dGdvaW5nIjp7ImFwcGxpY2F0aW9uX3NpZCI6IkFQMTIzMTIzIn19fX0.ckxlmjuYverCLWpKXzaBi2CnvU9tqt89dB59vvmZXF0"),
-    ([(INCOMING, "Alice"), (OUTGOING, "AP123123", {"name": "Zoë ☃ 😀", "n": "3"})], None,
-     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIn0.eyJqdGkiOiJTSzEyMzEyMy0xNzY3MjI1NjAwIiwiaXNzIjoiU0sxMjMxMjMiLCJzdWIiOiJBQzEyMzEyMyIsImV4cCI6MTc2NzIyOTIwMCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoiQWxpY2UiLCJ2b2ljZSI6eyJpbmNvbWluZyI6eyJhbGxvdyI6dHJ1ZX0sIm91dGdvaW5nIjp7ImFwcGxpY2F0aW9uX3NpZCI6IkFQMTIzMTIzIiwicGFyYW1zIjp7Im5hbWUiOiJab1x1MDBlYiBcdTI2MDMgXHVkODNkXHVkZTAwIiwibiI6IjMifX19fX0.jzGaxNScchlnL4cBz_medRRBmnOaGhCgoB1eG_uMndQ"),
-]
-NAMELESS_ACCESS_TOKEN = (  # AP123123 alone may be called through
-    "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIn0.eyJqdGkiOiJTSzEyMzEyMy0xNzY3MjI1NjAwIiwiaXNzIjoiU0sxMjMxMjMiLCJzdWIiOiJBQzEyMzEyMyIsImV4cCI6MTc2NzIyOTIwMCwiZ3JhbnRzIjp7InZvaWNlIjp7Im91dGdvaW5nIjp7ImFwcGxpY2F0aW9uX3NpZCI6IkFQMTIzMTIzIn19fX0.HtHMQsFbQZioorjxhLIoKLddt4r_3XeYSFVpwVxWEWw"
-)
-
-# twilio-php, main of 2026-08-17 (whose Twilio\Jwt classes are those of 8.12.0), run under
-# PHP at the same time: account SID and API key SID, its secret, calls, options, token.
-
-REGIONAL_ACCESS_TOKENS: list[
-    tuple[tuple[str, str], str, list[tuple[Any, ...]], dict[str, Any], str]
-] = [
-    (("ACb0e7153bf7c3706d85c524e440066559", "SKa6656c90bd5482a90a29b9fa5ff5180b"),
-     "C1uwB5FXZPf7s=tg7NvlE3Lar=", [
-        (INCOMING, "u6JVR7siFTrUTLzFoJusTeKuDFmi7ZCPvmW0QdpaJD_6oCzf"),
-        (OUTGOING, "AP4d35db41d94e5efaf89fc43c5fa52f8b"),
-    ], {
-        "region": "ie1",
-    },
-     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHdyIjoiaWUxIn0.eyJqdGkiOiJTS2E2NjU2YzkwYmQ1NDgyYTkwYTI5YjlmYTVmZjUxODBiLTE3NjcyMjU2MDAiLCJpc3MiOiJTS2E2NjU2YzkwYmQ1NDgyYTkwYTI5YjlmYTVmZjUxODBiIiwic3ViIjoiQUNiMGU3MTUzYmY3YzM3MDZkODVjNTI0ZTQ0MDA2NjU1OSIsImV4cCI6MTc2NzIyOTIwMCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoidTZKVlI3c2lGVHJVVEx6Rm9KdXNUZUt1REZtaTdaQ1B2bVcwUWRwYUpEXzZvQ3pmIiwidm9pY2UiOnsiaW5jb21pbmciOnsiYWxsb3ciOnRydWV9LCJvdXRnb2luZyI6eyJhcHBsaWNhdGlvbl9zaWQiOiJBUDRkMzVkYjQxZDk0ZTVlZmFmODlmYzQzYzVmYTUyZjhiIn19fX0.PfzjtxoEmla5sPc-pKFYqkLJcJ_j0khuYwFbg5DPhX8"),
-    (("AC19b8f89a50f8a8e9bb8bdb5eba456bf9", "SK2d5d98065e5751f75143a5f61debc267"),
-     "Aszj0OvEmMl=rltQ10v7SUw9", [
-        (INCOMING, "umF"),
-    ], {
-        "push_credential_sid": "CRa4acdd7f9fcc589f8d0a9f94f03e7914",
-        "region": "au1",
-    },
-     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHdyIjoiYXUxIn0.eyJqdGkiOiJTSzJkNWQ5ODA2NWU1NzUxZjc1MTQzYTVmNjFkZWJjMjY3LTE3NjcyMjU2MDAiLCJpc3MiOiJTSzJkNWQ5ODA2NWU1NzUxZjc1MTQzYTVmNjFkZWJjMjY3Iiwic3ViIjoiQUMxOWI4Zjg5YTUwZjhhOGU5YmI4YmRiNWViYTQ1NmJmOSIsImV4cCI6MTc2NzIyOTIwMCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoidW1GIiwidm9pY2UiOnsiaW5jb21pbmciOnsiYWxsb3ciOnRydWV9LCJwdXNoX2NyZWRlbnRpYWxfc2lkIjoiQ1JhNGFjZGQ3ZjlmY2M1ODlmOGQwYTlmOTRmMDNlNzkxNCJ9fX0.vIoe-xt8WySuDx9ss30WhZxMmDuBoNq9uMDd1Rw_Xx8"),
-    (("AC60ddfcfc69e290d9f945ffa4d1278220", "SKad2cf1337349e455d52613c2813c40d2"),
-     "__tvHRlT/lchIegkéRev6", [
-        (INCOMING, "uLItBpVFkqCF3HgmdPY4de9UGyhBiuYD2J88bryOvHF_6qf0NIs"),
-        (OUTGOING, "AP79abcc4b9db165c23115661ffb0df9da", {"8E": "Tkl 8", "PCQmk": "l%D7su", "QEAg6N": 558}),
-    ], {
-        "ttl": 86400,
-        "push_credential_sid": "CR6452bcf48385971f1bba10ef43a9e751",
-        "region": "us1",
-    },
-     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHdyIjoidXMxIn0.eyJqdGkiOiJTS2FkMmNmMTMzNzM0OWU0NTVkNTI2MTNjMjgxM2M0MGQyLTE3NjcyMjU2MDAiLCJpc3MiOiJTS2FkMmNmMTMzNzM0OWU0NTVkNTI2MTNjMjgxM2M0MGQyIiwic3ViIjoiQUM2MGRkZmNmYzY5ZTI5MGQ5Zjk0NWZmYTRkMTI3ODIyMCIsImV4cCI6MTc2NzMxMjAwMCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoidUxJdEJwVkZrcUNGM0hnbWRQWTRkZTlVR3loQml1WUQySjg4YnJ5T3ZIRl82cWYwTklzIiwidm9pY2UiOnsiaW5jb21pbmciOnsiYWxsb3ciOnRydWV9LCJvdXRnb2luZyI6eyJhcHBsaWNhdGlvbl9zaWQiOiJBUDc5YWJjYzRiOWRiMTY1YzIzMTE1NjYxZmZiMGRmOWRhIiwicGFyYW1zIjp7IjhFIjoiVGtsIDgiLCJQQ1FtayI6ImwlRDdzdSIsIlFFQWc2TiI6NTU4fX0sInB1c2hfY3JlZGVudGlhbF9zaWQiOiJDUjY0NTJiY2Y0ODM4NTk3MWYxYmJhMTBlZjQzYTllNzUxIn19fQ.Drz24sOV0vHV80Fks00Cdu3D2ZeubbmHglyvjs7uPGw"),
-    (("AC72cb95eb92e57561d80e1ed511b327f2", "SKf171fc118de91165c672a325260ebfdc"),
-     "QBn5cORn9LhzoQQK8fK2fjH+fGZkvMJ1ow", [
-        (INCOMING, "u5"),
-    ], {
-        "ttl": 60,
-        "push_credential_sid": "CRe401d83c4a29548fa91200314bd807d4",
-        "region": "ie1",
-    },
-     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHdyIjoiaWUxIn0.eyJqdGkiOiJTS2YxNzFmYzExOGRlOTExNjVjNjcyYTMyNTI2MGViZmRjLTE3NjcyMjU2MDAiLCJpc3MiOiJTS2YxNzFmYzExOGRlOTExNjVjNjcyYTMyNTI2MGViZmRjIiwic3ViIjoiQUM3MmNiOTVlYjkyZTU3NTYxZDgwZTFlZDUxMWIzMjdmMiIsImV4cCI6MTc2NzIyNTY2MCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoidTUiLCJ2b2ljZSI6eyJpbmNvbWluZyI6eyJhbGxvdyI6dHJ1ZX0sInB1c2hfY3JlZGVudGlhbF9zaWQiOiJDUmU0MDFkODNjNGEyOTU0OGZhOTEyMDAzMTRiZDgwN2Q0In19fQ.qml98Le_3iRVZ2uNd_r4gVTDxFgkglZA67SORMLq3iM"),
-    (("AC7fbce66869b7bb71fcb447fc135c396a", "SKff26c035c0a09cfce14db0699202bd90"),
-     "eJELmsa9éLPer2yAxw", [
-        (INCOMING, "u5N6rn"),
-        (OUTGOING, "APb736998252d572dd7df79d82a5d04395", {"U": "ANQ1GaAE", "VS532": "5d73V4"}),
-    ], {
-        "ttl": 86400,
-        "push_credential_sid": "CR3a21f42a6ec7f306532a4b3ea53b3266",
-        "region": "ie1",
-    },
-     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHdyIjoiaWUxIn0.eyJqdGkiOiJTS2ZmMjZjMDM1YzBhMDljZmNlMTRkYjA2OTkyMDJiZDkwLTE3NjcyMjU2MDAiLCJpc3MiOiJTS2ZmMjZjMDM1YzBhMDljZmNlMTRkYjA2OTkyMDJiZDkwIiwic3ViIjoiQUM3ZmJjZTY2ODY5YjdiYjcxZmNiNDQ3ZmMxMzVjMzk2YSIsImV4cCI6MTc2NzMxMjAwMCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoidTVONnJuIiwidm9pY2UiOnsiaW5jb21pbmciOnsiYWxsb3ciOnRydWV9LCJvdXRnb2luZyI6eyJhcHBsaWNhdGlvbl9zaWQiOiJBUGI3MzY5OTgyNTJkNTcyZGQ3ZGY3OWQ4MmE1ZDA0Mzk1IiwicGFyYW1zIjp7IlUiOiJBTlExR2FBRSIsIlZTNTMyIjoiNWQ3M1Y0In19LCJwdXNoX2NyZWRlbnRpYWxfc2lkIjoiQ1IzYTIxZjQyYTZlYzdmMzA2NTMyYTRiM2VhNTNiMzI2NiJ9fX0._kulUJiThgDjInKg9MD6JB2y9Sz24v5I8g-Ph7jcLOY"),
-    (("ACd782483fd5c72eb4204b008ec2166e0f", "SK28f015cd160dddc05a496d2b6cd684fb"),
-     "APV6JJwE0TZC+o6R7eJ", [
-        (OUTGOING, "AP33cb9bfe74800c47f1006d779171cb09", {"Kfz7wA": "QA wrJ", "lCO9": 768, "ZrwSl ": "\\O", "0rI": "c"}),
-    ], {
-        "identity": "uBALzbFRIwpXVxNJSh5_5",
-        "ttl": 86400,
-        "push_credential_sid": "CR3b8cc952e16c39bd4eb2f06e1123a4ba",
-        "region": "ie1",
-    },
-     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHdyIjoiaWUxIn0.eyJqdGkiOiJTSzI4ZjAxNWNkMTYwZGRkYzA1YTQ5NmQyYjZjZDY4NGZiLTE3NjcyMjU2MDAiLCJpc3MiOiJTSzI4ZjAxNWNkMTYwZGRkYzA1YTQ5NmQyYjZjZDY4NGZiIiwic3ViIjoiQUNkNzgyNDgzZmQ1YzcyZWI0MjA0YjAwOGVjMjE2NmUwZiIsImV4cCI6MTc2NzMxMjAwMCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoidUJBTHpiRlJJd3BYVnhOSlNoNV81Iiwidm9pY2UiOnsib3V0Z29pbmciOnsiYXBwbGljYXRpb25fc2lkIjoiQVAzM2NiOWJmZTc0ODAwYzQ3ZjEwMDZkNzc5MTcxY2IwOSIsInBhcmFtcyI6eyJLZno3d0EiOiJRQSB3ckoiLCJsQ085Ijo3NjgsIlpyd1NsICI6IlxcTyIsIjBySSI6ImMifX0sInB1c2hfY3JlZGVudGlhbF9zaWQiOiJDUjNiOGNjOTUyZTE2YzM5YmQ0ZWIyZjA2ZTExMjNhNGJhIn19fQ.icWZfRphknJq5aXyrGNGNaJkJB-3IyD1k88fOn2gwDg"),
-]
-
-# twilio-node 5.13.1 under Node.js 20.20.2 and twilio-python 9.13.0 with PyJWT 2.15.1, their
-# clocks fixed at the same time, TTL 600: "Alice" incoming, AP123123 outgoing with Foo=Bar
-# (twilio-node also with "a b"="~!*'()"), events where foobar=hey.
-
-OTHER_TOKENS = {
-    "node capability": "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPUFsaWNlIHNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBTaWQ9QVAxMjMxMjMmY2xpZW50TmFtZT1BbGljZSZhcHBQYXJhbXM9Rm9vJTNEQmFyJTI2YSUyNTIwYiUzRH4hKicoKSBzY29wZTpzdHJlYW06c3Vic2NyaWJlP3BhdGg9LzIwMTAtMDQtMDEvRXZlbnRzJmFwcFBhcmFtcz1mb29iYXIlM0RoZXkiLCJpc3MiOiJBQzEyMzEyMyIsImV4cCI6MTc2NzIyNjIwMCwiaWF0IjoxNzY3MjI1NjAwfQ.lSiTarL4hVTpeWkZUJozKvtytsyjcFKyATn-jzkYMGY",
-    "node access": "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCIsImN0eSI6InR3aWxpby1mcGE7dj0xIn0.eyJqdGkiOiJTSzEyMzEyMy0xNzY3MjI1NjAwIiwiZ3JhbnRzIjp7ImlkZW50aXR5IjoiQWxpY2UiLCJ2b2ljZSI6eyJpbmNvbWluZyI6eyJhbGxvdyI6dHJ1ZX0sIm91dGdvaW5nIjp7ImFwcGxpY2F0aW9uX3NpZCI6IkFQMTIzMTIzIiwicGFyYW1zIjp7IkZvbyI6IkJhciJ9fX19LCJpYXQiOjE3NjcyMjU2MDAsImV4cCI6MTc2NzIyNjIwMCwiaXNzIjoiU0sxMjMxMjMiLCJzdWIiOiJBQzEyMzEyMyJ9.axDIsYAllx72VPUGbSTwzc8YroP9HVDOJwMwYz58XyU",
-    "python capability": "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPUFsaWNlIHNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBQYXJhbXM9Rm9vJTNEQmFyJmFwcFNpZD1BUDEyMzEyMyZjbGllbnROYW1lPUFsaWNlIHNjb3BlOnN0cmVhbTpzdWJzY3JpYmU_cGFyYW1zPWZvb2JhciUzRGhleSZwYXRoPSUyRjIwMTAtMDQtMDElMkZFdmVudHMiLCJpc3MiOiJBQzEyMzEyMyIsImV4cCI6MTc2NzIyNjIwMCwibmJmIjoxNzY3MjI1NjAwfQ.SlDrS5LxfFkdS2U0K8-ulBsR0YUq1lr53mYhMZOprLs",
-    "python access": "eyJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHlwIjoiSldUIn0.eyJqdGkiOiJTSzEyMzEyMy0xNzY3MjI1NjAwIiwiZ3JhbnRzIjp7InZvaWNlIjp7ImluY29taW5nIjp7ImFsbG93Ijp0cnVlfSwib3V0Z29pbmciOnsiYXBwbGljYXRpb25fc2lkIjoiQVAxMjMxMjMiLCJwYXJhbXMiOnsiRm9vIjoiQmFyIn19fSwiaWRlbnRpdHkiOiJBbGljZSJ9LCJpc3MiOiJTSzEyMzEyMyIsImV4cCI6MTc2NzIyNjIwMCwibmJmIjoxNzY3MjI1NjAwLCJzdWIiOiJBQzEyMzEyMyJ9.Z_RQkl_J8yo9dvHblyzGeUwQNOCgBeg1stAu4eaBAAk",
-}
-# twilio-node 5.13.1 under Node.js 20.20.2 and twilio-python 9.13.0 with PyJWT 2.15.1, with
-# the clock at NOW, the secret "secret" and SIDs of real length: the same as OTHER_TOKENS,
-# and a push credential and the region ie1 in the access tokens.
-
-REAL_TOKENS = {
-    "node capability": "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPUFsaWNlIHNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBTaWQ9QVAwZjFlMmQzYzRiNWE2OTc4MGYxZTJkM2M0YjVhNjk3OCZjbGllbnROYW1lPUFsaWNlJmFwcFBhcmFtcz1Gb28lM0RCYXIgc2NvcGU6c3RyZWFtOnN1YnNjcmliZT9wYXRoPS8yMDEwLTA0LTAxL0V2ZW50cyZhcHBQYXJhbXM9Zm9vYmFyJTNEaGV5IiwiaXNzIjoiQUMwMTIzNDU2Nzg5YWJjZGVmMDEyMzQ1Njc4OWFiY2RlZiIsImV4cCI6MTc2NzIyNjIwMCwiaWF0IjoxNzY3MjI1NjAwfQ.YE_4Luh712llHA4DgWN7YSsCof8GSvx_F1NXI93kPWc",
-    "node access": "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHdyIjoiaWUxIn0.eyJqdGkiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwLTE3NjcyMjU2MDAiLCJncmFudHMiOnsiaWRlbnRpdHkiOiJBbGljZSIsInZvaWNlIjp7ImluY29taW5nIjp7ImFsbG93Ijp0cnVlfSwib3V0Z29pbmciOnsiYXBwbGljYXRpb25fc2lkIjoiQVAwZjFlMmQzYzRiNWE2OTc4MGYxZTJkM2M0YjVhNjk3OCIsInBhcmFtcyI6eyJGb28iOiJCYXIifX0sInB1c2hfY3JlZGVudGlhbF9zaWQiOiJDUjg3OTZhNWI0YzNkMmUxZjA4Nzk2YTViNGMzZDJlMWYwIn19LCJpYXQiOjE3NjcyMjU2MDAsImV4cCI6MTc2NzIyNjIwMCwiaXNzIjoiU0tmZWRjYmE5ODc2NTQzMjEwZmVkY2JhOTg3NjU0MzIxMCIsInN1YiI6IkFDMDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWYifQ.ibtMpeRb3z1t94U4fLzJed--rrHQooQhz5Z6gcmuTpc",
-    "python capability": "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPUFsaWNlIHNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBQYXJhbXM9Rm9vJTNEQmFyJmFwcFNpZD1BUDBmMWUyZDNjNGI1YTY5NzgwZjFlMmQzYzRiNWE2OTc4JmNsaWVudE5hbWU9QWxpY2Ugc2NvcGU6c3RyZWFtOnN1YnNjcmliZT9wYXJhbXM9Zm9vYmFyJTNEaGV5JnBhdGg9JTJGMjAxMC0wNC0wMSUyRkV2ZW50cyIsImlzcyI6IkFDMDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWYiLCJleHAiOjE3NjcyMjYyMDAsIm5iZiI6MTc2NzIyNTYwMH0.Yfs0Jk8ul3A0FvzyiZj9dlxcoUI72CcJL2CRAym3QKg",
-    "python access": "eyJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHdyIjoiaWUxIiwidHlwIjoiSldUIn0.eyJqdGkiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwLTE3NjcyMjU2MDAiLCJncmFudHMiOnsidm9pY2UiOnsiaW5jb21pbmciOnsiYWxsb3ciOnRydWV9LCJvdXRnb2luZyI6eyJhcHBsaWNhdGlvbl9zaWQiOiJBUDBmMWUyZDNjNGI1YTY5NzgwZjFlMmQzYzRiNWE2OTc4IiwicGFyYW1zIjp7IkZvbyI6IkJhciJ9fSwicHVzaF9jcmVkZW50aWFsX3NpZCI6IkNSODc5NmE1YjRjM2QyZTFmMDg3OTZhNWI0YzNkMmUxZjAifSwiaWRlbnRpdHkiOiJBbGljZSJ9LCJpc3MiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwIiwiZXhwIjoxNzY3MjI2MjAwLCJuYmYiOjE3NjcyMjU2MDAsInN1YiI6IkFDMDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWYifQ.aVZ9RioEZ5mi9FTiks4MbWzH9Lbq_1HGajNZzJdqJKk",
-}
 
 # fmt: on
 
