@@ -963,32 +963,69 @@ class ArgumentsTest(unittest.TestCase):
         self.assert_takes(string.ascii_lowercase, lambda letter: call(f"i{letter}1"))
         self.assert_takes(string.digits, call, "ie")
 
-    def test_an_error_about_a_sid_or_a_region_says_what_may_have_happened(self) -> None:
+    def test_an_error_about_a_sid_says_what_was_given(self) -> None:
+        real_sid = "0123456789abcdef" * 2
         for argument, bad, hint in (
-            ("account_sid", "secret", "swapped with auth_token"),
-            ("application_sid", "AC1", "TwiML app"),
-            ("api_key_sid", "secret", "swapped with its secret"),
-            ("push_credential_sid", "SK1", "push credential"),
-            ("region", "ireland", "such as us1"),
+            ("account_sid", "", "it is empty; give the account's"),
+            ("account_sid", "AC123\r", "remove the white space at its ends"),
+            ("application_sid", "\ufeffAP1", "remove the white space at its ends"),
+            ("account_sid", '"AC123"', "remove the quotes around it"),
+            ("api_key_sid", "'SK1'", "remove the quotes around it"),
+            ("account_sid", "AC", "it is cut off, or has another character"),
+            ("account_sid", "ac123", "it is cut off, or has another character"),
+            ("push_credential_sid", "CR1-2", "cut off, or has another character"),
+            ("account_sid", "SK1", "this is the API key's SID; give the account's"),
+            ("application_sid", "AC1", "the account's SID; give the TwiML app's"),
+            ("push_credential_sid", "AP1", "app's SID; give the push credential's"),
+            ("api_key_sid", "AC1", "the account's SID; make an API key, and give its"),
+            ("account_sid", "PN" + real_sid, "SID of something else; give the account"),
+            ("application_sid", "my app", "A-Za-z0-9: give the TwiML app's"),
+            ("api_key_sid", "secret", "was it swapped with api_key_secret?"),
         ):
-            with self.subTest(argument), self.assertRaisesRegex(ValueError, hint):
-                CALLS[argument](bad)
+            with self.subTest(argument, bad=bad):
+                with self.assertRaises(ValueError) as caught:
+                    CALLS[argument](bad)
+                self.assertIn(hint, str(caught.exception))
 
-    def test_a_secret_is_text_that_is_not_empty_nor_read_with_its_line_break(
-        self,
-    ) -> None:
+    def test_only_what_may_have_been_swapped_is_said_to_be(self) -> None:
+        with self.assertRaisesRegex(ValueError, r"was it swapped with auth_token\?"):
+            Capability("secret", "AC1")
+        with self.assertRaisesRegex(ValueError, "A-Za-z0-9: give the account's"):
+            Capability("secret")
+
+    def test_an_error_about_a_region_says_how_they_look(self) -> None:
+        with self.assertRaisesRegex(ValueError, "such as us1, ie1 or au1"):
+            CALLS["region"]("ireland")
+
+    def test_a_secret_is_text_that_was_not_read_with_what_is_around_it(self) -> None:
         surrogates = ["\ud800", "secret\udfff", "\ud800😀", "😀\udc00"]
         spaces = ["k\n", "k\r\n", " k", "k ", "\tk", "k\xa0", "\u2003k", " "]
         marks = ["\ufeffk", "k\ufeff", "\ufeff"]
         nuls = ["\0", "\0\0", "k\0", "\0k", "k\0k"]
+        quotes = ['"secret"', "'secret'", '""', "''"]
+        sids = [prefix + "0123456789abcdeF" * 2 for prefix in ("AC", "AP", "CR", "SK")]
         for argument in ("auth_token", "api_key_secret", "secret"):
             call = CALLS[argument]
-            for bad in ("", *surrogates, *spaces, *marks, *nuls):
+            for bad in ("", *surrogates, *spaces, *marks, *nuls, *quotes, *sids):
                 self.assert_refused(ValueError, argument, call, bad)
-            for bad, hint in (("secret\n", "line break"), *zip(marks, ["mark"] * 3)):
+            for bad, hint in (
+                ("secret\n", "line break"),
+                ("\ufeffsecret", "byte order mark"),
+                ('"secret"', "quotes: remove"),
+                (sids[0], "was the SID given twice"),
+            ):
                 with self.subTest(hint), self.assertRaisesRegex(ValueError, hint):
                     call(bad)
-        Capability("AC1", "in the \ufeff middle\nit may be")
+        for good in (
+            "in the \ufeff middle\nit may be",
+            "'\"",
+            "it's",
+            "a'",
+            sids[0][1:],
+        ):
+            with self.subTest(good=good):
+                Capability("AC1", good)
+        Capability("AC1", "PN" + sids[0][2:])
 
     def assert_is_name(
         self, argument: str, call: Call, alphabet: str, longest: int
@@ -1052,6 +1089,24 @@ class ArgumentsTest(unittest.TestCase):
                     in_grants(False, name)
                 message = str(caught.exception)
                 self.assertEqual([w for w in (encode, lenient) if w in message], ways)
+
+    def test_an_error_about_a_name_says_what_went_wrong_where_that_can_be_seen(
+        self,
+    ) -> None:
+        for lenient, name, hint in (
+            (False, "client:ann", "leave it out"),
+            (False, "client:" + "a" * 300, "leave it out"),
+            (True, "client:a b", "leave it out"),
+            (False, " 15129918788", r"was a \+ in it not encoded\?"),
+        ):
+            with self.subTest(name=name):
+                with self.assertRaisesRegex(ValueError, hint) as caught:
+                    in_scope(lenient, name)
+                is_prefix = "client:" in name
+                self.assertEqual(
+                    "encode_client" in str(caught.exception), not is_prefix
+                )
+        self.assertEqual(in_scope(True, "client:ann"), "client:ann")
 
     def test_params_and_filters_map_str_to_str_or_int(self) -> None:
         values: list[Any] = [True, None, 1.5, b"b", ["b"], {"b": "c"}, LazyProxy(60)]
@@ -1260,7 +1315,8 @@ class SecretsTest(unittest.TestCase):
         latin = secret.encode() + b"\xff"
         self.assert_discreet("token", verify_token, secret, token)
         self.assert_discreet("signature", verify_token, secret + "..", token)
-        self.assert_discreet("signature", verify_token, token, sid)
+        self.assert_discreet("secret", verify_token, token, sid)
+        self.assert_discreet("signature", verify_token, token, sid + "0")
         self.assert_discreet("signature", verify_token, token[:-1], secret)
         self.assert_discreet("expired", late, token, secret)
         self.assert_discreet("payload", verify_token, mint(secret, secret), secret)
@@ -1556,7 +1612,11 @@ class VerifyTokenTest(unittest.TestCase):
         for bits in (384, 512):
             start = mint(GOOD, header=f'{{"alg":"HS{bits}"}}').rpartition(".")[0]
             signature = hmac.new(b"secret", start.encode(), f"sha{bits}").digest()
-            self.assert_forged(f"{start}.{base64url(signature)}")
+            token = f"{start}.{base64url(signature)}"
+            with self.subTest(bits), self.assertRaisesRegex(
+                InvalidSignatureError, "another secret or algorithm"
+            ):
+                verify_token(token, "secret", now=NOW)
         unsigned = mint(GOOD, header='{"typ":"JWT","alg":"none"}')
         self.assert_forged(unsigned.rpartition(".")[0] + ".")
 

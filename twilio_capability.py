@@ -51,6 +51,14 @@ if TYPE_CHECKING:
 _DEFAULT_TTL = 3600  # seconds, as in Twilio's own libraries
 _MAX_TTL = 86400  # seconds: Twilio refuses a longer life (errors 31207, 20157)
 
+# The SIDs that a token has, by their first two letters, and whose they are.
+_SID_OWNERS = {
+    "AC": "account's",
+    "AP": "TwiML app's",
+    "CR": "push credential's",
+    "SK": "API key's",
+}
+
 # The header's cty, in an access token alone: Twilio's page "Access Tokens".
 _ACCESS_TYPE = "twilio-fpa;v=1"
 
@@ -133,9 +141,8 @@ class Capability:
     ) -> None:
         secret = auth_token
         del auth_token  # so that no error shows it, see _check_secret
-        self._account_sid = _check_sid(
-            "account_sid", account_sid, "AC", "was it swapped with auth_token?"
-        )
+        swapped_with = "auth_token" if secret is not None else ""
+        self._account_sid = _check_sid("account_sid", account_sid, "AC", swapped_with)
         self._lenient_names: bool = _check_type("lenient_names", lenient_names, bool)
 
         self._key: bytes | None = None
@@ -173,9 +180,7 @@ class Capability:
         `application_sid` is ``AP`` and one or more of ``A-Za-z0-9``. Twilio sends
         `params`, which map str to str or int, to the application with each call.
         """
-        application_sid = _check_sid(
-            "application_sid", application_sid, "AP", "give a TwiML app's"
-        )
+        application_sid = _check_sid("application_sid", application_sid, "AP")
         params = _check_params("params", params, str, int)
 
         application: dict[str, Any] = {"application_sid": application_sid}
@@ -269,9 +274,7 @@ class Capability:
         """
         secret = api_key_secret
         del api_key_secret  # so that no error shows it, see _check_secret
-        api_key_sid = _check_sid(
-            "api_key_sid", api_key_sid, "SK", "was it swapped with its secret?"
-        )
+        api_key_sid = _check_sid("api_key_sid", api_key_sid, "SK", "api_key_secret")
         ttl = _check_ttl(ttl)
         issued = _check_now(now)
 
@@ -293,10 +296,7 @@ class Capability:
             voice["outgoing"] = self._only_application()
         if push_credential_sid is not None:
             voice["push_credential_sid"] = _check_sid(
-                "push_credential_sid",
-                push_credential_sid,
-                "CR",
-                "give a push credential's",
+                "push_credential_sid", push_credential_sid, "CR"
             )
 
         payload = {
@@ -425,14 +425,21 @@ def decode_client_name(name: str) -> str:
 def _check_name(argument: str, value: str, most: int, lenient: bool) -> str:
     """Return `value`, a client name of at most `most` characters."""
     name: str = _check_type(argument, value, str)
+    allowed = _LENIENT_NAME if lenient else _CLIENT_NAME
+    if 1 <= len(name) <= most and allowed.fullmatch(name):
+        return name
+
+    if name.startswith("client:"):
+        raise ValueError(
+            f"{argument} must be without client:, which Twilio puts there itself: "
+            "leave it out"
+        )
     if not 1 <= len(name) <= most:
         raise ValueError(f"{argument} must be 1 to {most} characters long")
 
-    allowed = _LENIENT_NAME if lenient else _CLIENT_NAME
-    if allowed.fullmatch(name):
-        return name
-
     message = f"{argument} must match {allowed.pattern}"
+    if name[0] == " ":
+        message += "; it begins with a space: was a + in it not encoded?"
     if not _SURROGATE.search(name) and len(_encoded_name(name)) <= most:
         message += "; encode_client_name makes such a name of any text"
     if _LENIENT_NAME.fullmatch(name):
@@ -479,8 +486,8 @@ def verify_token(
     if not is_signed:
         raise InvalidSignatureError(
             "signature mismatch: the token was altered or cut off, or signed with "
-            "another secret. A capability token is signed with the auth token, an "
-            "access token with its API key's secret"
+            "another secret or algorithm. A capability token is signed with the auth "
+            "token, an access token with its API key's secret"
         )
 
     # A header that is ours to the byte need not be decoded.
@@ -783,19 +790,54 @@ def _check_match(argument: str, value: str, pattern: re.Pattern[str], hint: str)
     return text
 
 
-def _check_sid(argument: str, value: str, prefix: str, hint: str) -> str:
-    """Return `value`, a SID of that prefix; `hint` ends the error's message.
+def _check_sid(argument: str, value: str, prefix: str, swapped_with: str = "") -> str:
+    """Return `value`, a SID of that prefix.
 
-    Twilio's SIDs have 32 hex digits behind it, but documentation and tests use shorter
-    ones, so that only a report asks for real ones.
+    `swapped_with` names an argument with which it may have been swapped. Twilio's SIDs
+    have 32 hex digits behind the prefix, but documentation and tests use shorter ones,
+    so that only a report asks for real ones.
     """
     sid: str = _check_type(argument, value, str)
-    known = sid.startswith(prefix) and sid.isascii() and sid.isalnum()
-    if not known or len(sid) == len(prefix):
-        raise ValueError(
-            f"{argument} must be {prefix} and one or more of A-Za-z0-9: {hint}"
-        )
-    return sid
+    if sid.startswith(prefix) and sid.isascii() and sid.isalnum() and sid != prefix:
+        return sid
+    raise ValueError(
+        f"{argument} must be {prefix} and one or more of A-Za-z0-9: "
+        + _sid_hint(sid, prefix, swapped_with)
+    )
+
+
+def _sid_hint(text: str, prefix: str, swapped_with: str) -> str:
+    """Return what was given in place of a SID, as far as that can be seen."""
+    way_out = f"give the {_SID_OWNERS[prefix]}"
+    if prefix == "SK":
+        way_out = "make an API key, and give its SID"
+    if not text:
+        return f"it is empty; {way_out}"
+    if text != text.strip().strip("\ufeff"):
+        return "remove the white space at its ends (its line break?)"
+    if text[0] == text[-1] in "\"'":
+        return "remove the quotes around it"
+    if text[:2].upper() == prefix:
+        return "it is cut off, or has another character"
+    if _is_some_sid(text):
+        return f"this is the {_SID_OWNERS[text[:2]]} SID; {way_out}"
+    if text[:2].isupper() and _is_real_sid(text, text[:2]):
+        return f"this is the SID of something else; {way_out}"
+    return f"was it swapped with {swapped_with}?" if swapped_with else way_out
+
+
+def _is_some_sid(text: str) -> bool:
+    return text[:2] in _SID_OWNERS and text.isascii() and text.isalnum()
+
+
+def _is_real_sid(value: object, prefix: str) -> bool:
+    """Tell whether this is a SID of that prefix as Twilio makes it."""
+    return (
+        isinstance(value, str)
+        and len(value) == 34
+        and value.startswith(prefix)
+        and set(value[2:]) <= set("0123456789abcdefABCDEF")
+    )
 
 
 def _check_secret(argument: str, secret: str) -> bytes:
@@ -808,16 +850,18 @@ def _check_secret(argument: str, secret: str) -> bytes:
     if not secret:
         # An empty key signs, and verifies, anything.
         raise ValueError(f"{argument} must not be empty")
-    if secret != secret.strip():
+    if secret != secret.strip().strip("\ufeff"):
         raise ValueError(
-            f"{argument} must not begin or end with white space: was it read with its "
-            "line break?"
+            f"{argument} must not begin or end with white space or a byte order mark: "
+            "was it read with its line break?"
         )
-    if secret != secret.strip("\ufeff"):
+    if secret[0] == secret[-1] in "\"'":
         raise ValueError(
-            f"{argument} must not begin or end with a byte order mark: save its file "
-            "as UTF-8 without one"
+            f"{argument} must not be in quotes: remove those at its ends, which an env "
+            "file may have kept"
         )
+    if len(secret) == 34 and any(_is_real_sid(secret, kind) for kind in _SID_OWNERS):
+        raise ValueError(f"{argument} must not be a SID: was the SID given twice?")
     if "\0" in secret:
         # HMAC pads keys with NULs, so that a NUL alone would be the empty key.
         raise ValueError(f"{argument} must not contain a NUL")
@@ -1094,15 +1138,6 @@ def _issuer_faults(claims: dict[str, Any], kind: str) -> Iterator[_Fault]:
         yield "claims.iss", words, "", "20103"
     if not _is_real_sid(claims.get("sub"), "AC"):
         yield "claims.sub", _IS_ACCOUNT, "", "20103"
-
-
-def _is_real_sid(value: Any, prefix: str) -> bool:
-    return (
-        isinstance(value, str)
-        and len(value) == 34
-        and value.startswith(prefix)
-        and set(value[2:]) <= set("0123456789abcdefABCDEF")
-    )
 
 
 def _time_faults(claims: dict[str, Any], now: int) -> Iterator[_Fault]:
