@@ -2080,30 +2080,81 @@ class InspectTokenTest(unittest.TestCase):
                     with self.subTest(value=value[:999]):
                         json.dumps(inspect_token(token), indent=2)
 
-    def test_text_that_is_no_bare_token_is_refused_with_the_cause(self) -> None:
-        token = good_token("capability")
-        in_json = [f'{{"token": "{token}"}}', json.dumps({"a": {"b": token}}, indent=1)]
-        bearers = ["Bearer ", "bearer ", " Bearer ", "Bearer%20"]
+    def test_text_that_is_no_bare_token_is_told_what_it_is(self) -> None:
+        token = good_token("access")
+        header, payload, signature = token.split(".")
+        in_json = [f'{{"token": "{token}"}}', json.dumps({"a": [token]}, indent=1)]
+        in_json += [f'["{token}"]', f"{{{header}.{payload}"]
+        bearers = ["Bearer ", "bearer ", " Bearer ", "Bearer%20", "Bearer\n"]
         bearers += ["Authorization: Bearer ", "Authorization:bearer "]
-        bearers += ["authorization:  bearer "]
-        for cause, texts in (
-            ("empty", ["", " ", "\n"]),
-            ("quotes", [mark + token for mark in ('"', "'", "`", ' "', "\n'", " `")]),
-            ("quotes", [token + mark for mark in ('"', "'", "`", "' ", '"\n')]),
-            ("quotes", [f'"{token}"', f"b'{token}'", '"é.b.c"']),
-            ("JSON object; take", [*in_json, " {x", "\n{"]),
-            ("Bearer", [bearer + token for bearer in bearers]),
-            ("line break", [token + "\n", token[:50] + "\n" + token[50:], " " + token]),
-            ("percent-encoded", [token.replace(".", "%2E"), "%2e"]),
-            ("percent-encoded", [f"{token}%{byte:02x}" for byte in range(0, 256, 3)]),
-            ("cut off, or is not a token", [token[:30], "eyJ"]),
-            ("cut off", [token[:50], token.rpartition(".")[0], "a.b"]),
-            ("encrypted", ["a.b.c.d.e"]),
-            ("too many segments", [token + ".a", "a.b.c.d.e.f", "." * 9999]),
+        before = ["Access Token:\t", "AccessToken:", "AccessToken ", "AccessToken", "*"]
+        before += [
+            "token=",
+            "?token%3D",
+            "https://example.com/?token=",
+            "-> ",
+            "\u200b",
+        ]
+        behind = [*";,%*)>.|", " (copied)", "&identity=ann", " expires soon", "%3D"]
+        behind += ["\u2026", "\u200b", "#end", '" }']
+        standard = base64.b64encode(b'{"a":"\xc3\xbf>>??"}').decode()
+        self.assertLess(set("+/="), set(standard))
+        for what, texts in (
+            ("is empty", ["", " ", "\n", "\ufeff", " \ufeff\r\n"]),
+            ("writes for no value", ["undefined", "null", "None", "[object Object]\n"]),
+            (
+                "is a web page or XML",
+                ["<!DOCTYPE html>" + token, '\n <?xml version="1"?>'],
+            ),
+            ("is a web page or XML", ["<Response><Say>Hi</Say></Response>", "<"]),
+            ("is JSON; take", in_json),
+            ("is JSON without a token", ['{"message": "no identity"}', " [", "{x.y.z"]),
+            (
+                "in quotes",
+                [mark + token for mark in ('"', "'", "`", ' "', "\n'", "\u201c")],
+            ),
+            ("in quotes", [token + mark for mark in ('"', "'", "`", "' ", '"\n')]),
+            ("in quotes", [f'"{token}"', f"b'{token}'", f'b"{token}"', '"é.b.c"']),
+            ("has Bearer before it", [bearer + token for bearer in bearers]),
+            (
+                "white space, a line break",
+                [token + "\n", " " + token, "\ufeff" + token],
+            ),
+            ("white space, a line break", [token[:50] + "\r\n" + token[50:]]),
+            (
+                "white space, a line break",
+                [token.replace(".", ". "), f"{header}= .\ne."],
+            ),
+            ("in standard base64", [f"{header}==.{payload}.{signature}"]),
+            ("in standard base64", [f"{header}.{standard}.{signature}="]),
+            ("two tokens", [token + token, f"{token}\n{token}", f"{token},{token}"]),
+            ("two tokens", [f"old: {token} new: {token}", f"{token}.{token}"]),
+            ("an encrypted token, as Twilio Flex", ["a.b.c.d.e", f"{header}..x.y.z"]),
+            ("begins at eyJ; remove", [label + token for label in before]),
+            ("begins at eyJ; remove", [token + end for end in behind]),
+            ("begins at eyJ; remove", [f"**{token}**", f"token: {header}.{payload}"]),
+            ("percent-encoded", [token.replace(".", "%2E"), "%2e", "a%3D.b.c"]),
             ("not ASCII", ["é.b.c", "\ud800.b.c", "a.b.é"]),
+            ("cut off, or is no token", [token[:30], "eyJ", "hello", "a.b"]),
+            (
+                "cut off, or is no token",
+                [f"{header}.{payload}", f"{payload}.{signature}"],
+            ),
+            ("cut off at its beginning", [token[3:], f".{payload}.{signature}"]),
+            ("more than three segments", [token + ".a", "a.b.c.d.e.f", "." * 9999]),
         ):
             for text in texts:
-                self.assert_no_token("token must be a bare JWT: it .*" + cause, text)
+                self.assert_no_token("token must be a bare JWT: it .*" + what, text)
+
+    def test_a_bare_token_is_none_of_these(self) -> None:
+        token = good_token("access")
+        start = token.rpartition(".")[0]
+        spaced = mint({}, header='{ "alg":"HS256"}')
+        broken = mint({}, header='{\n"alg":"HS256"}')
+        eyj = f"{start}.eyJ{'a' * 40}"
+        for bare in (token, start + ".", f"{start}.a+b/c=", spaced, broken, eyj):
+            with self.subTest(bare=bare):
+                inspect_token(bare, now=NOW)
 
     def test_what_is_not_a_json_object_is_refused(self) -> None:
         for text in ("..", mint("{}", header="[]"), mint("[]", header="[]")):

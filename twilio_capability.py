@@ -937,6 +937,14 @@ __all__ += ["inspect_token"]
 # nested without a limit (RFC 8259, section 9) could fill a disk.
 _MAX_DEPTH = 100
 
+# A token as it should be; one in base64 of any kind, with nothing around it; and the
+# beginning of one in any text. A JSON object begins with e and y or w in base64.
+_BARE_TOKEN = re.compile(
+    r"e[wy][A-Za-z0-9+/=_-]*\.[A-Za-z0-9+/=_-]+\.[A-Za-z0-9+/=_-]*"
+)
+_WHOLE_TOKEN = re.compile(r"eyJ[A-Za-z0-9_-]*\.eyJ[A-Za-z0-9_-]*\.[A-Za-z0-9_-]{43}")
+_TOKEN = re.compile(r"eyJ[A-Za-z0-9_-]*\.[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)?")
+
 
 def inspect_token(token: str, *, now: float | None = None) -> dict[str, Any]:
     """Return a report on a token, for a person to read: the signature is NOT checked.
@@ -951,8 +959,8 @@ def inspect_token(token: str, *, now: float | None = None) -> dict[str, Any]:
     for each reason why Twilio is known to refuse the token, or may. A good token has
     none.
 
-    Raises InvalidTokenError for text that is not a token, TypeError for a wrong type,
-    and ValueError for a wrong `now`.
+    Raises InvalidTokenError for text that is not a token, and says what it is instead;
+    TypeError for a wrong type, and ValueError for a wrong `now`.
 
     >>> token = Capability("AC123123", "secret").generate_token(now=0)
     >>> report = inspect_token(token, now=0)
@@ -999,35 +1007,81 @@ def inspect_token(token: str, *, now: float | None = None) -> dict[str, Any]:
     return report
 
 
-_DISGUISES = (
-    (r"^\s*$", "it is empty"),
-    (r"^\s*[\"'`]|[\"'`]\s*$", "it is in quotes; remove them"),
-    (r"^\s*\{", "it is a JSON object; take the token out of it"),
-    (r"(?i)^\s*(authorization:\s*)?bearer\b", "it has Bearer before it; remove that"),
-    (r"%[0-9A-Fa-f]{2}", "it is percent-encoded; decode it first"),
-    (r"\s", "it has white space or a line break in it; remove that"),
-)
-_WRONG_COUNTS = {
-    0: "it is cut off, or is not a token",
-    1: "it is cut off",
-    4: "it has five segments, so it is encrypted, and not a Twilio token",
-}
-
-
 def _disguise(token: str) -> str:
-    """Return what makes a text no bare token, or an empty str.
+    """Return what a text is if it is no bare token, or else an empty str.
 
-    What stands around a token that was copied carelessly comes before what is wrong
-    with its characters.
+    What it is comes before what is wrong with its characters. Each step takes linear
+    time, as anybody may have written the text.
     """
-    for pattern, words in _DISGUISES:
-        if re.search(pattern, token):
-            return words
-    if not token.isascii():
+    words = token.replace("\ufeff", " ").split()
+    text = " ".join(words)
+    squeezed = "".join(words)
+    token_in_it = _find_token(text)
+
+    if not text:
+        return "it is empty"
+    if text in _NO_VALUE:
+        return "it is what a program writes for no value; look where your token is lost"
+    if text[0] == "<":
+        return "it is a web page or XML; look at what your token URL answers"
+    if text[0] in "{[":
+        if token_in_it:
+            return "it is JSON; take the token out of it"
+        return "it is JSON without a token; is it an error message?"
+    quotes = "\"'`\u2018\u2019\u201c\u201d"
+    ends_quoted = text[-1] in quotes and text.startswith("eyJ")
+    if text[0] in quotes or text[:2] in ("b'", 'b"') or ends_quoted:
+        return "it is in quotes; remove them"
+    if re.match(r"(authorization: ?)?bearer\b", text, re.IGNORECASE):
+        return "it has Bearer before it; remove that"
+
+    is_whole = len(words) > 1 and any(map(_WHOLE_TOKEN.fullmatch, words))
+    if squeezed != token and _BARE_TOKEN.fullmatch(squeezed) and not is_whole:
+        return (
+            "it has white space, a line break or a byte order mark in it; remove that"
+        )
+    if _BARE_TOKEN.fullmatch(text) and set("+/=") & set(text[: text.rfind(".")]):
+        return "it is in standard base64; a JWT has - for +, _ for / and no ="
+    if text.count(".eyJ") > 1 and text.count(".") > 3:
+        return "it is two tokens, run together; take one of them"
+    if re.fullmatch(r"[A-Za-z0-9_.-]+", text) and text.count(".") == 4:
+        return (
+            "it has five segments: an encrypted token, as Twilio Flex has, and none "
+            "for Voice"
+        )
+    if token_in_it and _has_text_around(text, token_in_it):
+        return "it has other text around it: it begins at eyJ; remove the rest"
+    if re.search("%[0-9A-Fa-f]{2}", text):
+        return "it is percent-encoded; decode it first"
+    if not text.isascii():
         return "it has characters that are not ASCII"
-    if token.count(".") != 2:
-        return _WRONG_COUNTS.get(token.count("."), "it has too many segments")
+    if text.count(".") < 2:
+        return "it is cut off, or is no token: a JWT has three segments, joined by dots"
+    if text.count(".") > 2:
+        return "it has more than three segments"
+    if re.match(r"(?!e[wy])[^.]*\.ey", text):
+        return "it is cut off at its beginning"
     return ""
+
+
+def _find_token(text: str) -> re.Match[str] | None:
+    """Return the first token in a text, with its signature or without."""
+    # Of each run of characters there is one look, or the time would be quadratic.
+    for run in re.finditer("[A-Za-z0-9_.-]+", text):
+        at = text.find("eyJ", *run.span())
+        found = _TOKEN.match(text, at) if at >= 0 else None
+        if found:
+            return found
+    return None
+
+
+def _has_text_around(text: str, token: re.Match[str]) -> bool:
+    """Tell whether there is more in a text than the token that was found in it."""
+    before, behind = text[: token.start()], text[token.end() :]
+    if before and not re.fullmatch(r"[A-Za-z0-9_-]*\.", before):
+        return True
+    # What is base64 belongs to the signature, and what a dot begins is a segment.
+    return bool(token[1]) and not re.fullmatch(r"(\.[^.]+)*|[A-Za-z0-9+/=_-]+", behind)
 
 
 def _is_deep(json_object: dict[str, Any]) -> bool:
@@ -1064,6 +1118,7 @@ def _scope_report(uri: str) -> dict[str, Any]:
 # is wrong and what to do, and the codes of Twilio's "Error and Warning Dictionary" for
 # a capability token and for an access token, "" where Twilio names none.
 
+_NO_VALUE = ("undefined", "null", "None", "nil", "[object Object]")
 _SIGNATURE = re.compile("[A-Za-z0-9_-]{43}")  # 32 bytes of SHA-256 in base64url
 _IS_ACCOUNT = "must be the account's SID, AC and 32 hex digits"
 _IS_APPLICATION = "must be the TwiML app's SID, AP and 32 hex digits"
