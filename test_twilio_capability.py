@@ -2202,14 +2202,20 @@ FAULTS: list[tuple[str, list[Any], str | None, str | None]] = [
     ("claims.iss", [REAL_ACCOUNT], None, "20103"),
     ("claims.iss", [REAL_KEY], "31203", None),
     ("claims.sub", [*NO_SIDS, REAL_KEY], None, "20103"),
-    ("claims.exp", [MISSING, NOW + 600.0, str(NOW + 600), True, None], "31204", "20104"),
-    ("claims.exp", [10**10, (NOW - 600) * 1000, 10**400], "31207", "20157"),
-    ("claims.exp", [NOW, 0, -1, -(10**400)], "31205", "20104"),
-    ("claims.exp", [NOW + 86401, 10**10 - 1], "31207", "20157"),
+    ("claims.exp", [MISSING, NOW + 600.0, "soon", "", "-5", "٣", True, None],
+     "31204", "20104"),
+    ("claims.exp", [str(NOW + 600), "0"], "", ""),
+    ("claims.exp", [10**10, NOW * 1000, NOW * 10**6, 10**400], "31207", "20157, 31207"),
+    ("claims.exp", [NOW, 10**9, 10**9 - 1, 3600, 0, -62135596800, -(10**400)],
+     "31205", "20104"),
+    ("claims.exp", [NOW + 86401, 10**10 - 1], "31207", "20157, 31207"),
     ("claims.exp", [NOW + 1, NOW + 86400], None, None),
-    ("claims.nbf", [None, True, str(NOW), []], "", "20105"),
-    ("claims.nbf", [NOW + 1, NOW + 0.5, 10**400], "", "20105"),
-    ("claims.nbf", [NOW, NOW - 0.5, -1], None, None),
+    ("claims.iat", [None, True, str(NOW), [], NOW * 1000, NOW + 1, NOW + 0.5, 10**400],
+     "", ""),
+    ("claims.iat", [NOW, NOW - 0.5, 0, -(10**400), -1e308], None, None),
+    ("claims.nbf", [None, True, str(NOW), [], NOW * 1000, NOW + 1, NOW + 0.5, 10**400],
+     "", "20105"),
+    ("claims.nbf", [NOW, NOW - 0.5, -1, -1e308], None, None),
     ("claims.aud", ["x", "", None, []], "", ""),
     ("claims.scope", [None, 1, [], {}, "", " "], "", None),
     ("claims.grants", [MISSING, None, "x", []], None, "20106"),
@@ -2252,41 +2258,71 @@ SCOPE_FAULTS: list[tuple[list[str], str, str | None]] = [
     ([APP_PARAMS, "scope:stream:subscribe"], "", None),
 ]
 
-# Some of them as a person reads them: kind, place, value and the line.
-LINES: list[tuple[str, str, Any, str]] = [
-    ("capability", "claims", {},
+# Some of them as a person reads them: kind, what is put in, and the line.
+CLOCKS = "compare the clock of your server with that of this machine"
+LINES: list[tuple[str, dict[str, Any], str]] = [
+    ("capability", {"claims": {}},
      ("claims: must have scope or grants; without them it is not a Twilio voice token "
       "(Twilio errors 31204, 20101)")),
-    ("access", "claims.iss", "AC123",
+    ("access", {"claims.iss": "AC123"},
      ("claims.iss: must be the API key's SID, not the account's, which belongs in sub "
       "(Twilio error 20103)")),
-    ("capability", "claims.exp", NOW * 1000,
-     ("claims.exp: must be in seconds, not milliseconds; divide it by 1000 "
+    ("access", {"claims.exp": MISSING},
+     ("claims.exp: is missing; it must be the time now plus the TTL, in seconds "
+      "(Twilio error 20104)")),
+    ("access", {"claims.exp": NOW + 0.5},
+     ("claims.exp: must be an integer of seconds since the epoch, not a fraction "
+      "(Twilio error 20104)")),
+    ("access", {"claims.exp": str(NOW + 60)},
+     "claims.exp: must be an integer; leave the quotes out"),
+    ("access", {"claims.exp": 3600},
+     ("claims.exp: is a duration, or was never set; it must be the time now plus the "
+      "TTL, in seconds (Twilio error 20104)")),
+    ("capability", {"claims.exp": NOW * 1000},
+     ("claims.exp: must be in seconds, not in milliseconds or microseconds "
       "(Twilio error 31207)")),
-    ("access", "claims.exp", NOW + 86401,
+    ("access", {"claims.exp": NOW + 86401},
      ("claims.exp: is more than 24 hours from now; use a shorter ttl "
-      "(Twilio error 20157)")),
-    ("access", "claims.exp", NOW,
-     ("claims.exp: is past, since 2026-01-01T00:00:00Z; make a new token, and check "
-      "your server's clock (Twilio error 20104)")),
-    ("capability", "claims.exp", -(10**400),
-     ("claims.exp: is past; make a new token, and check your server's clock "
+      "(Twilio errors 20157, 31207)")),
+    ("access", {"claims.exp": NOW + 50000, "claims.iat": NOW - 50000},
+     ("claims.exp: is more than 24 hours after iat; use a shorter ttl "
+      "(Twilio errors 20157, 31207)")),
+    ("access", {"claims.exp": NOW - 3540, "claims.iat": NOW - 30},
+     ("claims.exp: was past when the token was made, by its iat or nbf; was local time "
+      "taken for UTC? (Twilio error 20104)")),
+    ("access", {"claims.exp": NOW},
+     ("claims.exp: is past, since 2026-01-01T00:00:00Z; make a new token; if this one "
+      f"is new, {CLOCKS} (Twilio error 20104)")),
+    ("capability", {"claims.exp": NOW - 86401},
+     ("claims.exp: is past, since 2025-12-30T23:59:59Z; make a new token "
       "(Twilio error 31205)")),
-    ("capability", "claims.nbf", NOW + 1,
-     "claims.nbf: is in the future; check your server's clock, or leave it out"),
-    ("capability", "claims.scope", [],
+    ("access", {"claims.exp": NOW - 86400, "claims.iat": NOW - 90000.5},
+     ("claims.exp: is past, since 2025-12-31T00:00:00Z, 3600 seconds after it was made; "
+      f"make a new token; if this one is new, {CLOCKS} (Twilio error 20104)")),
+    ("access", {"claims.exp": NOW - 60, "claims.nbf": NOW - 63},
+     ("claims.exp: is past, since 2025-12-31T23:59:00Z, 3 seconds after it was made; "
+      "make a new token, with a longer ttl (Twilio error 20104)")),
+    ("access", {"claims.iat": NOW + 600},
+     f"claims.iat: is in the future; {CLOCKS}"),
+    ("access", {"claims.iat": NOW + 600, "claims.nbf": NOW + 1},
+     (f"claims.nbf: is in the future; {CLOCKS}; so it is with iat "
+      "(Twilio error 20105)")),
+    ("access", {"claims.nbf": "0"},
+     ("claims.nbf: must be a number of seconds since the epoch, not a string "
+      "(Twilio error 20105)")),
+    ("capability", {"claims.scope": []},
      "claims.scope: must be a str of scope URIs, with spaces between them"),
-    ("capability", "claims.scope", "",
+    ("capability", {"claims.scope": ""},
      "claims.scope: is empty, so the token allows nothing; allow a call"),
-    ("capability", "claims.scope", NAMED,
+    ("capability", {"claims.scope": NAMED},
      "scopes[0]: must have clientName, the name of the device"),
-    ("access", IDENTITY, "a" * 122,
+    ("access", {IDENTITY: "a" * 122},
      ("claims.grants.identity: must be at most 121 characters; use a shorter name "
       "(Twilio error 31105)")),
-    ("access", IDENTITY, "a b",
+    ("access", {IDENTITY: "a b"},
      ("claims.grants.identity: must be of A-Za-z0-9_; use encode_client_name "
       "(Twilio error 31105)")),
-    ("access", IDENTITY, "agent-7",
+    ("access", {IDENTITY: "agent-7"},
      ("claims.grants.identity: may work in a browser, but Twilio promises A-Za-z0-9_; "
       "use encode_client_name")),
 ]
@@ -2302,9 +2338,9 @@ class ProblemsTest(unittest.TestCase):
                 self.assertEqual(faults(good_token(kind)), [])
 
     def test_a_problem_is_a_line_for_a_person(self) -> None:
-        for kind, place, value, line in LINES:
-            with self.subTest(kind=kind, place=place, value=value):
-                token = good_token(kind, {place: value})
+        for kind, changes, line in LINES:
+            with self.subTest(kind=kind, changes=changes):
+                token = good_token(kind, changes)
                 self.assertEqual(inspect_token(token, now=NOW)["problems"], [line])
 
     def test_each_fault_is_a_problem_with_its_place_and_its_codes(self) -> None:
@@ -2317,6 +2353,57 @@ class ProblemsTest(unittest.TestCase):
                         token = good_token(kind, {place: value})
                         expected = [] if codes is None else [(place, codes)]
                         self.assertEqual(faults(token), expected)
+
+    def test_times_are_judged_against_each_other(self) -> None:
+        late, day = NOW + 600, 86400
+        expired, long_life = [("claims.exp", "20104")], [("claims.exp", "20157, 31207")]
+        cases: list[tuple[Any, Any, Any, list[tuple[str, str]]]] = [
+            # exp, iat, nbf, and the problems
+            (late, NOW, NOW, []),
+            (NOW - 50 + day, NOW - 50, MISSING, []),
+            (NOW - 49 + day, NOW - 50, MISSING, long_life),
+            (NOW - 49 + day, NOW - 50.5, NOW, long_life),
+            # Old libraries set nbf back: it does not tell how long a token lives.
+            (NOW + day, MISSING, NOW - 300, []),
+            (NOW + day + 1, MISSING, NOW - 300, long_life),
+            # What is no time of the past is no start.
+            (NOW + day, NOW + 1, MISSING, [("claims.iat", "")]),
+            (NOW + day, NOW * 1000, NOW - 300, [("claims.iat", "")]),
+            (NOW + day, 10**9 - 1, MISSING, []),
+            (late, 10**9, MISSING, long_life),
+            # Never valid, and past.
+            (NOW - 100, NOW - 100, MISSING, expired),
+            (NOW - 100, MISSING, NOW - 50, expired),
+            (NOW - 100, NOW - 200, NOW - 50, expired),
+            # One line for both.
+            (late, NOW + 1, NOW + 2, [("claims.nbf", "20105")]),
+            (late, NOW * 1000, NOW * 1000, [("claims.nbf", "20105")]),
+            (late, NOW + 1, "0", [("claims.iat", ""), ("claims.nbf", "20105")]),
+            (late, None, NOW + 1, [("claims.iat", ""), ("claims.nbf", "20105")]),
+        ]
+        for exp, iat, nbf, expected in cases:
+            with self.subTest(exp=exp, iat=iat, nbf=nbf):
+                times = {"claims.exp": exp, "claims.iat": iat, "claims.nbf": nbf}
+                self.assertEqual(faults(good_token("access", times)), expected)
+
+    def test_the_clock_is_blamed_only_where_it_may_be_at_fault(self) -> None:
+        for is_blamed, times in (
+            (True, {"iat": NOW + 1}),
+            (True, {"nbf": NOW + 1}),
+            (True, {"exp": NOW - 86400}),
+            (True, {"exp": NOW - 100, "iat": NOW - 160}),
+            (False, {"exp": NOW - 86401}),
+            (False, {"exp": NOW - 100, "iat": NOW - 159}),
+            (False, {"exp": NOW - 100, "iat": NOW}),
+            (False, {"exp": NOW * 1000}),
+            (False, {"exp": 3600}),
+            (False, {"iat": NOW * 1000}),
+        ):
+            with self.subTest(times=times):
+                changes = {"claims." + name: value for name, value in times.items()}
+                token = good_token("access", changes)
+                (line,) = inspect_token(token, now=NOW)["problems"]
+                self.assertEqual("clock" in line, is_blamed)
 
     def test_each_fault_of_a_scope_is_a_problem_with_its_place(self) -> None:
         for uris, place, codes in SCOPE_FAULTS:

@@ -1118,7 +1118,10 @@ def _scope_report(uri: str) -> dict[str, Any]:
 # is wrong and what to do, and the codes of Twilio's "Error and Warning Dictionary" for
 # a capability token and for an access token, "" where Twilio names none.
 
+_COMPARE_CLOCKS = "compare the clock of your server with that of this machine"
 _NO_VALUE = ("undefined", "null", "None", "nil", "[object Object]")
+_Y2001 = 10**9  # seconds: before it, a time is a duration, or was never set
+_Y2286 = 10**10  # seconds: from it on, a time is in milliseconds or microseconds
 _SIGNATURE = re.compile("[A-Za-z0-9_-]{43}")  # 32 bytes of SHA-256 in base64url
 _IS_ACCOUNT = "must be the account's SID, AC and 32 hex digits"
 _IS_APPLICATION = "must be the TwiML app's SID, AP and 32 hex digits"
@@ -1138,6 +1141,14 @@ def _problems(report: dict[str, Any], signature: str, now: int) -> list[str]:
         else:
             faults += _grants_faults(claims)
     return [_in_words(kind, *fault) for fault in faults]
+
+
+def _json_type(value: Any) -> str:
+    """Return what a value is in JSON, to be told what it must not be."""
+    if value is None:
+        return "null"
+    names = {bool: "true or false", str: "a string", dict: "an object", list: "a list"}
+    return names.get(type(value), "a number")
 
 
 def _in_words(kind: str, place: str, words: str, capability: str, access: str) -> str:
@@ -1196,32 +1207,93 @@ def _issuer_faults(claims: dict[str, Any], kind: str) -> Iterator[_Fault]:
 
 
 def _time_faults(claims: dict[str, Any], now: int) -> Iterator[_Fault]:
-    exp = claims.get("exp")
-    if type(exp) is not int:
-        words = "must be there, an integer of seconds since the epoch"
-        yield "claims.exp", words, "31204", "20104"
-    elif exp >= 10**10:  # seconds: in the year 2286
-        words = "must be in seconds, not milliseconds; divide it by 1000"
-        yield "claims.exp", words, "31207", "20157"
-    elif exp <= now:
-        date = _iso8601(exp)
-        since = f", since {date}" if date else ""
-        words = f"is past{since}; make a new token, and check your server's clock"
-        yield "claims.exp", words, "31205", "20104"
-    elif exp > now + _MAX_TTL:
-        words = "is more than 24 hours from now; use a shorter ttl"
-        yield "claims.exp", words, "31207", "20157"
+    """Judge exp, iat and nbf against each other and against now, and aud."""
+    yield from _expiry_faults(claims, now)
 
-    nbf = claims.get("nbf", 0)
-    if type(nbf) not in (int, float):
-        words = "must be a number of seconds since the epoch, or be left out"
-        yield "claims.nbf", words, "", "20105"
-    elif nbf > now:
-        words = "is in the future; check your server's clock, or leave it out"
+    iat: Any = claims.get("iat")
+    nbf: Any = claims.get("nbf")
+    are_both_later = _is_number(iat) and _is_number(nbf) and min(iat, nbf) > now
+    words = _start_fault(iat, now) if "iat" in claims and not are_both_later else ""
+    if words:
+        yield "claims.iat", words, "", ""
+    words = _start_fault(nbf, now) if "nbf" in claims else ""
+    if words:
+        words += "; so it is with iat" if are_both_later else ""
         yield "claims.nbf", words, "", "20105"
 
     if "aud" in claims:
         yield "claims.aud", "must not be there; verify_token refuses it", "", ""
+
+
+def _expiry_faults(claims: dict[str, Any], now: int) -> Iterator[_Fault]:
+    exp = claims.get("exp")
+    iat = _start(claims.get("iat"), now)
+    start = _start(claims.get("nbf"), now) if iat is None else iat
+
+    if "exp" not in claims:
+        words = "is missing; it must be the time now plus the TTL, in seconds"
+        yield "claims.exp", words, "31204", "20104"
+    elif isinstance(exp, str) and exp.isascii() and exp.isdigit():
+        # Old twilio-java and twilio-salesforce write it so, and Twilio may read it.
+        yield "claims.exp", "must be an integer; leave the quotes out", "", ""
+    elif type(exp) is not int:
+        what = "a fraction" if type(exp) is float else _json_type(exp)
+        words = f"must be an integer of seconds since the epoch, not {what}"
+        yield "claims.exp", words, "31204", "20104"
+    elif exp < _Y2001 and exp <= now:
+        words = (
+            "is a duration, or was never set; it must be the time now plus the TTL, in "
+            "seconds"
+        )
+        yield "claims.exp", words, "31205", "20104"
+    elif exp >= _Y2286:
+        words = "must be in seconds, not in milliseconds or microseconds"
+        yield "claims.exp", words, "31207", "20157, 31207"
+    elif start is not None and exp <= start:
+        words = (
+            "was past when the token was made, by its iat or nbf; was local time taken "
+            "for UTC?"
+        )
+        yield "claims.exp", words, "31205", "20104"
+    elif exp <= now:
+        yield "claims.exp", _past(exp, start, now), "31205", "20104"
+    elif exp > (now if iat is None else iat) + _MAX_TTL:
+        since = "from now" if iat is None else "after iat"
+        words = f"is more than 24 hours {since}; use a shorter ttl"
+        yield "claims.exp", words, "31207", "20157, 31207"
+
+
+def _past(exp: int, start: float | None, now: int) -> str:
+    """Return since when a token is past, and what may have gone wrong."""
+    words = f"is past, since {_iso8601(exp)}"
+    if start is not None:
+        life = int(exp - start)
+        words += f", {life} seconds after it was made"
+        if life < 60:
+            return words + "; make a new token, with a longer ttl"
+    words += "; make a new token"
+    if now - exp <= _MAX_TTL:
+        words += "; if this one is new, " + _COMPARE_CLOCKS
+    return words
+
+
+def _start(value: Any, now: int) -> float | None:
+    """Return an iat or nbf that can be when the token was made, or None."""
+    return value if _is_number(value) and _Y2001 <= value <= now else None
+
+
+def _start_fault(value: Any, now: int) -> str:
+    """Return what is wrong with iat or nbf, or an empty str."""
+    if not _is_number(value):
+        what = _json_type(value)
+        return f"must be a number of seconds since the epoch, not {what}"
+    if value >= _Y2286:
+        return "must be in seconds, not in milliseconds or microseconds"
+    return f"is in the future; {_COMPARE_CLOCKS}" if value > now else ""
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
 
 
 def _scope_faults(
