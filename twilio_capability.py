@@ -982,12 +982,7 @@ def inspect_token(token: str, *, now: float | None = None) -> dict[str, Any]:
         )
     now = _check_now(now)
 
-    kind = "unknown"
-    if header.get("cty") == _ACCESS_TYPE or "grants" in claims:
-        kind = "access"
-    elif "scope" in claims:
-        kind = "capability"
-
+    kind = _kind(header, claims)
     scopes = []
     if kind == "capability" and isinstance(claims["scope"], str):
         scopes = [_scope_report(uri) for uri in claims["scope"].split()]
@@ -1097,6 +1092,21 @@ def _is_deep(json_object: dict[str, Any]) -> bool:
     return True
 
 
+def _kind(header: dict[str, Any], claims: dict[str, Any]) -> str:
+    """Return which kind of token this is, judged by its content."""
+    if header.get("cty") == _ACCESS_TYPE or "grants" in claims:
+        return "access"
+    if "scope" in claims:
+        # Other systems have a scope, too: OAuth, for one (RFC 8693, section 4.2).
+        issuer, scope = claims.get("iss"), claims["scope"]
+        if isinstance(issuer, str) and issuer.startswith("AC"):
+            return "capability"
+        words = scope.split() if isinstance(scope, str) else []
+        if any(word.startswith("scope:") for word in words):
+            return "capability"
+    return "unknown"
+
+
 def _scope_report(uri: str) -> dict[str, Any]:
     """Return a scope as a report shows it."""
     try:
@@ -1116,31 +1126,47 @@ def _scope_report(uri: str) -> dict[str, Any]:
 #
 # Each function yields the faults of one part of a token: the place in the report, what
 # is wrong and what to do, and the codes of Twilio's "Error and Warning Dictionary" for
-# a capability token and for an access token, "" where Twilio names none.
+# a capability token and for an access token, "" where Twilio names none. Of two codes a
+# phone shows the first, a browser the second.
+#
+# A name that is there with null is one that is not there where Twilio's own libraries
+# write it so: the region of twilio-ruby, and voice grants of twilio-java 7.
 
-_COMPARE_CLOCKS = "compare the clock of your server with that of this machine"
-_NO_VALUE = ("undefined", "null", "None", "nil", "[object Object]")
 _Y2001 = 10**9  # seconds: before it, a time is a duration, or was never set
 _Y2286 = 10**10  # seconds: from it on, a time is in milliseconds or microseconds
 _SIGNATURE = re.compile("[A-Za-z0-9_-]{43}")  # 32 bytes of SHA-256 in base64url
-_IS_ACCOUNT = "must be the account's SID, AC and 32 hex digits"
+_COMPARE_CLOCKS = "compare the clock of your server with that of this machine"
+_NO_VALUE = ("undefined", "null", "None", "nil", "[object Object]")
 _IS_APPLICATION = "must be the TwiML app's SID, AP and 32 hex digits"
 
 
 def _problems(report: dict[str, Any], signature: str, now: int) -> list[str]:
     """Return a line for each fault of the token in a report."""
     kind, header, claims = report["kind"], report["header"], report["claims"]
-    faults = [*_header_faults(header, kind), *_signature_faults(signature)]
     if kind == "unknown":
-        words = "must have scope or grants; without them it is not a Twilio voice token"
-        faults.append(("claims", words, "31204", "20101"))
+        words = "must have Twilio's scope or grants; this is no Twilio voice token"
+        return [_line("claims", words, "31204, 20101")]
+
+    faults = [*_header_faults(header, kind), *_signature_faults(signature)]
+    if kind == "capability":
+        faults += _issuer_faults(claims)
+        faults += _time_faults(claims, now)
+        faults += _scope_faults(claims, report["scopes"])
     else:
-        faults += [*_issuer_faults(claims, kind), *_time_faults(claims, now)]
-        if kind == "capability":
-            faults += _scope_faults(claims, report["scopes"])
-        else:
-            faults += _grants_faults(claims)
-    return [_in_words(kind, *fault) for fault in faults]
+        faults += _key_faults(claims)
+        faults += _time_faults(claims, now)
+        faults += _grants_faults(claims)
+    return [
+        _line(place, words, capability if kind == "capability" else access)
+        for place, words, capability, access in faults
+    ]
+
+
+def _line(place: str, words: str, codes: str) -> str:
+    if not codes:
+        return f"{place}: {words}"
+    errors = "errors" if "," in codes else "error"
+    return f"{place}: {words} (Twilio {errors} {codes})"
 
 
 def _json_type(value: Any) -> str:
@@ -1151,59 +1177,91 @@ def _json_type(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
-def _in_words(kind: str, place: str, words: str, capability: str, access: str) -> str:
-    codes = {
-        "capability": capability,
-        "access": access,
-        "unknown": capability + ", " + access,
-    }[kind]
-    if not codes:
-        return f"{place}: {words}"
-    errors = "errors" if "," in codes else "error"
-    return f"{place}: {words} (Twilio {errors} {codes})"
-
-
 def _header_faults(header: dict[str, Any], kind: str) -> Iterator[_Fault]:
-    if header.get("alg") != "HS256":
-        yield "header.alg", "must be HS256; make a new token", "31204", "20102"
-    if kind != "access":
-        return
+    if "alg" not in header:
+        words = "is missing; it must be HS256: make a new token"
+        yield "header.alg", words, "31204", "20102, 20101"
+    elif header["alg"] != "HS256":
+        yield "header.alg", "must be HS256; make a new token", "31204", "20102, 20101"
 
-    if header.get("typ") != "JWT":
-        yield "header.typ", "must be JWT; make a new token", "", "20102"
-    if header.get("cty") != _ACCESS_TYPE:
-        words = f"must be {_ACCESS_TYPE}; make a new token"
-        yield "header.cty", words, "", "20102"
-    region = header.get("twr", "us1")
-    if not (isinstance(region, str) and _REGION.fullmatch(region)):
-        words = "must be a region, such as ie1; make a new token"
-        yield "header.twr", words, "", "20101"
+    if kind == "access":
+        for name, right in (("typ", "JWT"), ("cty", _ACCESS_TYPE)):
+            if name not in header:
+                words = f"is missing; it must be {right}: make a new token"
+                yield f"header.{name}", words, "", "20102, 20101"
+            elif header[name] != right:
+                words = f"must be {right}; make a new token"
+                yield f"header.{name}", words, "", "20102, 20101"
+
+        region = header.get("twr")
+        if region is not None and not (
+            isinstance(region, str) and _REGION.fullmatch(region)
+        ):
+            words = "must be a region, such as ie1; make a new token"
+            yield "header.twr", words, "", "20101"
+
+    if "crit" in header:
+        yield "header.crit", "must not be there; verify_token refuses it", "", ""
 
 
 def _signature_faults(signature: str) -> Iterator[_Fault]:
     if not _SIGNATURE.fullmatch(signature):
         words = (
-            "must be 43 characters of base64url; it is cut off, padded or not made by "
-            "HS256"
+            "must be 43 characters of base64url; it is cut off, padded, or of another "
+            "algorithm than HS256"
         )
-        yield "signature", words, "31202", "20107"
+        yield "signature", words, "31202", "20107, 31202"
 
 
-def _issuer_faults(claims: dict[str, Any], kind: str) -> Iterator[_Fault]:
+def _issuer_faults(claims: dict[str, Any]) -> Iterator[_Fault]:
+    """Judge iss of a capability token."""
+    words = _sid_fault(claims, "iss", "AC")
+    if words and _may_be_secret(claims.get("iss")):
+        words += (
+            "; if this is the auth token, change it: whoever has the token can read it"
+        )
+    if words:
+        yield "claims.iss", words, "31203", ""
+
+
+def _key_faults(claims: dict[str, Any]) -> Iterator[_Fault]:
+    """Judge iss and sub of an access token."""
+    words = _sid_fault(claims, "iss", "SK")
     issuer = claims.get("iss")
-    if kind == "capability":
-        if not _is_real_sid(issuer, "AC"):
-            yield "claims.iss", _IS_ACCOUNT, "31203", ""
-        return
+    if words and isinstance(issuer, str) and issuer.startswith("AC"):
+        words += ", which belongs in sub"
+    elif words and _may_be_secret(issuer):
+        words += (
+            "; if this is the secret, delete the key: whoever has the token can read it"
+        )
+    if words:
+        yield "claims.iss", words, "", "20103, 20101"
 
-    if isinstance(issuer, str) and re.fullmatch("AC[A-Za-z0-9]+", issuer):
-        words = "must be the API key's SID, not the account's, which belongs in sub"
-        yield "claims.iss", words, "", "20103"
-    elif not _is_real_sid(issuer, "SK"):
-        words = "must be the API key's SID, SK and 32 hex digits"
-        yield "claims.iss", words, "", "20103"
-    if not _is_real_sid(claims.get("sub"), "AC"):
-        yield "claims.sub", _IS_ACCOUNT, "", "20103"
+    words = _sid_fault(claims, "sub", "AC")
+    subject = claims.get("sub")
+    if words and isinstance(subject, str) and subject.startswith("SK"):
+        words += ", which belongs in iss"
+    if words:
+        yield "claims.sub", words, "", "20103, 20101"
+
+
+def _sid_fault(holder: dict[str, Any], name: str, prefix: str) -> str:
+    """Return what is wrong with a SID in a token, or an empty str."""
+    owner = _SID_OWNERS[prefix]
+    if name not in holder:
+        return f"is missing; it must be the {owner} SID"
+    sid = holder[name]
+    if not isinstance(sid, str):
+        return f"must be the {owner} SID, a string, not {_json_type(sid)}"
+    if _is_real_sid(sid, prefix):
+        return ""
+    if sid[:2] != prefix and _is_some_sid(sid):
+        return f"must be the {owner} SID, not the {_SID_OWNERS[sid[:2]]}"
+    return f"must be the {owner} SID, {prefix} and 32 hex digits"
+
+
+def _may_be_secret(value: Any) -> bool:
+    return isinstance(value, str) and value != "" and not _is_some_sid(value)
 
 
 def _time_faults(claims: dict[str, Any], now: int) -> Iterator[_Fault]:
