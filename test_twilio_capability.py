@@ -2039,6 +2039,25 @@ class InspectTokenTest(unittest.TestCase):
                 report = inspect_token(mint({"scope": given, "iss": "AC1"}))
                 self.assertEqual(report["scopes"], scopes)
 
+    def test_what_twilio_ruby_encodes_once_is_read(self) -> None:
+        token = mint({"scope": "scope:a:b?appParams=a%3Db+c%26%C3%A9%3D%22%2525"})
+        (scope,) = inspect_token(token)["scopes"]
+        self.assertEqual(scope["params"]["appParams"], {"a": "b c", "é": '"%'})
+
+    def test_of_very_many_scopes_the_first_100_are_shown(self) -> None:
+        for count, more in (
+            (100, []),
+            (101, ["claims.scope"]),
+            (24000, ["claims.scope"]),
+        ):
+            with self.subTest(count=count):
+                token = good_token("capability", {"claims.scope": "x " * count})
+                report = inspect_token(token, now=NOW)
+                self.assertEqual(len(report["scopes"]), 100)
+                scopes = [f"scopes[{i}]" for i in range(100)]
+                self.assertEqual(places(token), more + scopes)
+                self.assertLess(len(json.dumps(report, indent=2)), 100_000)
+
     def test_it_says_when_a_token_expires(self) -> None:
         huge = "1" + "0" * 400
         cases: list[tuple[str, str | None, bool | None]] = [
@@ -2250,20 +2269,26 @@ APP_PARAMS = f"{APP}{REAL_APP}&appParams="
 NAMED_APP = f"{APP}{REAL_APP}&clientName="
 SCOPE_FAULTS: list[tuple[list[str], str, str | None]] = [
     (["x", "scope:client", NAMED + "%", "scope:client:incoming?clientName"], "", ""),
+    ([APP_PARAMS + "a%3D1&b%3D2", APP_PARAMS + "a&appParams=b"], "", ""),
     (["scope:client:x", "scope:stream:incoming", "scope:Client:incoming"], "", ""),
-    (["scope:client:incoming", NAMED, "scope:client:incoming?a=b"], "", ""),
+    (["scope:client:incoming", NAMED, "scope:client:incoming?clientname=a"], "", ""),
     (["scope:client:outgoing", "scope:client:outgoing?clientName=a"], "", ""),
+    ([APP_PARAMS + "a=1&b=2", f"{NAMED}a&appSid={REAL_APP}", "scope:stream:subscribe?x=y"],
+     ".params", ""),
     ([NAMED + "a" * 257, NAMED + "-" * 257], ".params.clientName", "31105"),
-    ([NAMED + name for name in ("a+b", "%C3%A9", "%22", "%0A", "%22" * 256)],
+    ([NAMED + name for name in ("a+b", "%C3%A9", "%22", "%0A", "%22" * 256, "+1555")],
      ".params.clientName", "31105"),
     ([NAMED_APP + "%22"], ".params.clientName", "31105"),
-    ([NAMED + "agent-7", NAMED + "%2B1"], ".params.clientName", ""),
+    ([NAMED + name for name in ("agent-7", "%2B1", "client:a", "undefined")],
+     ".params.clientName", ""),
     ([NAMED + "a" * 256, NAMED_APP], "", None),
-    ([APP, APP + "AP1", APP + REAL_ACCOUNT], ".params.appSid", ""),
+    ([APP + "AP1", APP + REAL_ACCOUNT], ".params.appSid", "31100"),
+    ([APP], ".params.appSid", "31100"),
     ([APP_PARAMS + form for form in ("x", "a%3Db%26c", "a%3D1%26a%3D2", "a%3D%25")],
      ".params.appParams", ""),
     (["scope:stream:subscribe?params=x"], ".params.params", ""),
-    ([APP_PARAMS, "scope:stream:subscribe"], "", None),
+    ([APP_PARAMS, "scope:stream:subscribe?appParams=a%3Db"], "", None),
+    ([APP_PARAMS + "Foo%3DAnn+Veal", APP_PARAMS + "Foo%3D%C3%A9%22"], "", None),
 ]
 
 # Some of them as a person reads them: kind, what is put in, and the line.
@@ -2338,11 +2363,20 @@ LINES: list[tuple[str, dict[str, Any], str]] = [
      ("claims.nbf: must be a number of seconds since the epoch, not a string "
       "(Twilio error 20105)")),
     ("capability", {"claims.scope": []},
-     "claims.scope: must be a str of scope URIs, with spaces between them"),
+     "claims.scope: must be a string of scope URIs, not a list"),
     ("capability", {"claims.scope": ""},
      "claims.scope: is empty, so the token allows nothing; allow a call"),
+    ("capability", {"claims.scope": " ".join([NAMED + "a"] * 101)},
+     ("claims.scope: has 101 scopes, of which the first 100 are judged; allow each call "
+      "once")),
     ("capability", {"claims.scope": NAMED},
      "scopes[0]: must have clientName, the name of the device"),
+    ("capability", {"claims.scope": APP_PARAMS + "a%3D1&b%3D2"},
+     ("scopes[0]: has broken params; was an = or & in them not encoded? appParams and "
+      "params must be encoded as a whole")),
+    ("capability", {"claims.scope": APP_PARAMS + "a=1&b=2"},
+     ("scopes[0].params: has one that client:outgoing does not have; was an = or & not "
+      "encoded?")),
     ("access", {IDENTITY: "a" * 122},
      ("claims.grants.identity: must be at most 121 characters; use a shorter name "
       "(Twilio error 31105)")),
@@ -2511,13 +2545,12 @@ class ProblemsTest(unittest.TestCase):
         expected = ["header.alg", "signature", "claims.iss"]
         self.assertEqual(places(token[:-1]), expected)
 
-        params = "appSid=x&appParams=y&params=y&clientName=a-b"
+        params = "appSid=x&appParams=y&clientName=a-b"
         scope = f"x scope:client:outgoing?{params}"
         token = good_token("capability", {"claims.scope": scope, "claims.exp": 0})
         self.assertEqual(places(token), [
             "claims.exp", "scopes[0]", "scopes[1].params.clientName",
             "scopes[1].params.appSid", "scopes[1].params.appParams",
-            "scopes[1].params.params",
         ])
 
         token = good_token("access", {VOICE: {"push_credential_sid": "x"}})

@@ -920,6 +920,7 @@ def _check_ttl(ttl: int) -> int:
 
 import os
 import sys
+from urllib.parse import quote
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -937,6 +938,9 @@ __all__ += ["inspect_token"]
 # nested without a limit (RFC 8259, section 9) could fill a disk.
 _MAX_DEPTH = 100
 
+# Scopes in a report; without a limit, 24,000 of one letter each made 3 MB of it.
+_MAX_SCOPES = 100
+
 # A token as it should be; one in base64 of any kind, with nothing around it; and the
 # beginning of one in any text. A JSON object begins with e and y or w in base64.
 _BARE_TOKEN = re.compile(
@@ -953,11 +957,11 @@ def inspect_token(token: str, *, now: float | None = None) -> dict[str, Any]:
     the epoch, floored; None is the clock.
 
     The report has ``kind``: ``"capability"``, ``"access"`` or ``"unknown"``; ``header``
-    and ``claims`` as they are; ``scopes``, those of a capability token, taken apart;
-    ``expires``, in ISO 8601 and UTC, and ``expired``, or None where ``exp`` cannot be
-    read; ``signature``, always ``"not checked"``; and ``problems``, a line of English
-    for each reason why Twilio is known to refuse the token, or may. A good token has
-    none.
+    and ``claims`` as they are; ``scopes``, the first 100 of a capability token, taken
+    apart; ``expires``, in ISO 8601 and UTC, and ``expired``, or None where ``exp``
+    cannot be read; ``signature``, always ``"not checked"``; and ``problems``, a line of
+    English for each reason why Twilio is known to refuse the token, or may. A good
+    token has none.
 
     Raises InvalidTokenError for text that is not a token, and says what it is instead;
     TypeError for a wrong type, and ValueError for a wrong `now`.
@@ -985,7 +989,8 @@ def inspect_token(token: str, *, now: float | None = None) -> dict[str, Any]:
     kind = _kind(header, claims)
     scopes = []
     if kind == "capability" and isinstance(claims["scope"], str):
-        scopes = [_scope_report(uri) for uri in claims["scope"].split()]
+        uris = claims["scope"].split()[:_MAX_SCOPES]
+        scopes = [_scope_report(uri) for uri in uris]
 
     exp: Any = claims.get("exp")
     is_time = type(exp) is int
@@ -1117,7 +1122,9 @@ def _scope_report(uri: str) -> dict[str, Any]:
     params: dict[str, Any] = dict(scope.params)
     for name in ("appParams", "params"):
         if name in params:
-            decoded = _form_decoded(params[name])
+            # twilio-ruby encodes them once, where every other library does so twice.
+            query = quote(params[name], safe="!$&'()*+,;=:@/?%")
+            decoded = _form_decoded(query)
             params[name] = params[name] if decoded is None else decoded
     return {"service": scope.service, "privilege": scope.privilege, "params": params}
 
@@ -1137,6 +1144,13 @@ _Y2286 = 10**10  # seconds: from it on, a time is in milliseconds or microsecond
 _SIGNATURE = re.compile("[A-Za-z0-9_-]{43}")  # 32 bytes of SHA-256 in base64url
 _COMPARE_CLOCKS = "compare the clock of your server with that of this machine"
 _NO_VALUE = ("undefined", "null", "None", "nil", "[object Object]")
+
+# What a scope may have; twilio-node, -java and -csharp write filters as appParams.
+_SCOPE_PARAMS = {
+    _INCOMING: {"clientName"},
+    _OUTGOING: {"appSid", "appParams", "clientName"},
+    _SUBSCRIBE: {"path", "params", "appParams"},
+}
 _IS_APPLICATION = "must be the TwiML app's SID, AP and 32 hex digits"
 
 
@@ -1151,7 +1165,7 @@ def _problems(report: dict[str, Any], signature: str, now: int) -> list[str]:
     if kind == "capability":
         faults += _issuer_faults(claims)
         faults += _time_faults(claims, now)
-        faults += _scope_faults(claims, report["scopes"])
+        faults += _scope_faults(claims["scope"], report["scopes"])
     else:
         faults += _key_faults(claims)
         faults += _time_faults(claims, now)
@@ -1354,50 +1368,80 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float)
 
 
-def _scope_faults(
-    claims: dict[str, Any], scopes: list[dict[str, Any]]
-) -> Iterator[_Fault]:
-    scope = claims["scope"]
+def _scope_faults(scope: object, reports: list[dict[str, Any]]) -> Iterator[_Fault]:
+    """Judge the scope claim, and then each of the scopes in it."""
     if not isinstance(scope, str):
-        words = "must be a str of scope URIs, with spaces between them"
+        words = f"must be a string of scope URIs, not {_json_type(scope)}"
         yield "claims.scope", words, "", ""
-    elif not scopes:
+    elif not reports:
         words = "is empty, so the token allows nothing; allow a call"
         yield "claims.scope", words, "", ""
+    elif len(scope.split()) > _MAX_SCOPES:
+        words = (
+            f"has {len(scope.split())} scopes, of which the first {_MAX_SCOPES} are "
+            "judged; allow each call once"
+        )
+        yield "claims.scope", words, "", ""
 
-    for i, report in enumerate(scopes):
-        place = f"scopes[{i}]"
+    for i, report in enumerate(reports):
         if "unreadable" in report:
-            words = (
-                "must be a scope URI, such as scope:client:incoming?clientName=Alice"
-            )
-            yield place, words, "", ""
-            continue
+            yield f"scopes[{i}]", _unreadable(report["unreadable"]), "", ""
+        else:
+            yield from _readable_scope_faults(f"scopes[{i}]", report)
 
-        name = report["service"] + ":" + report["privilege"]
-        params = report["params"]
-        if name not in _SCOPE_NAMES:
-            words = "must be client:incoming, client:outgoing or stream:subscribe"
-            yield place, words, "", ""
-        elif name == _INCOMING and not params.get("clientName"):
-            yield place, "must have clientName, the name of the device", "", ""
-        elif name == _OUTGOING and "appSid" not in params:
-            yield place, "must have appSid, the SID of a TwiML app", "", ""
 
-        if params.get("clientName"):
-            yield from _name_faults(
-                place + ".params.clientName", params["clientName"], _MAX_CLIENT_NAME
-            )
-        if "appSid" in params and not _is_real_sid(params["appSid"], "AP"):
-            yield place + ".params.appSid", _IS_APPLICATION, "", ""
-        for inner in ("appParams", "params"):
-            if isinstance(params.get(inner), str):
-                words = "must be form-encoded NAME=VALUE pairs; make a new token"
-                yield f"{place}.params.{inner}", words, "", ""
+def _unreadable(uri: str) -> str:
+    """Return why a scope is no scope URI."""
+    fields = uri.partition("?")[2].split("&")
+    names = [field.partition("=")[0] for field in fields if "=" in field]
+    if names and len(set(names)) < len(fields):
+        return (
+            "has broken params; was an = or & in them not encoded? appParams and "
+            "params must be encoded as a whole"
+        )
+    return "must be a scope URI, such as scope:client:incoming?clientName=Alice"
+
+
+def _readable_scope_faults(place: str, report: dict[str, Any]) -> Iterator[_Fault]:
+    name = report["service"] + ":" + report["privilege"]
+    params = report["params"]
+    if name not in _SCOPE_PARAMS:
+        words = "must be client:incoming, client:outgoing or stream:subscribe"
+        yield place, words, "", ""
+    elif name == _INCOMING and not params.get("clientName"):
+        yield place, "must have clientName, the name of the device", "", ""
+    elif name == _OUTGOING and "appSid" not in params:
+        yield place, "must have appSid, the SID of a TwiML app", "", ""
+    elif not _SCOPE_PARAMS[name].issuperset(params):
+        words = f"has one that {name} does not have; was an = or & not encoded?"
+        yield place + ".params", words, "", ""
+
+    if params.get("clientName"):
+        yield from _name_faults(
+            place + ".params.clientName", params["clientName"], _MAX_CLIENT_NAME
+        )
+    words = _sid_fault(params, "appSid", "AP") if "appSid" in params else ""
+    if words:
+        yield place + ".params.appSid", words, "31100", ""
+    for inner in ("appParams", "params"):
+        if isinstance(params.get(inner), str):
+            words = "must be form-encoded NAME=VALUE pairs; make a new token"
+            yield f"{place}.params.{inner}", words, "", ""
 
 
 def _name_faults(place: str, name: str, most: int) -> Iterator[_Fault]:
-    if len(name) > most:
+    """Judge a client name, which is not empty."""
+    if name in _NO_VALUE:
+        words = "is what a program writes for no value; give the name of the device"
+        yield place, words, "", ""
+    elif name.startswith("client:"):
+        codes = "" if _LENIENT_NAME.fullmatch(name) else "31105"
+        words = "must be without client:, which Twilio puts there itself; leave it out"
+        yield place, words, codes, codes
+    elif name[0] == " ":
+        words = "begins with a space; was a + in it not encoded?"
+        yield place, words, "31105", "31105"
+    elif len(name) > most:
         words = f"must be at most {most} characters; use a shorter name"
         yield place, words, "31105", "31105"
     elif not _LENIENT_NAME.fullmatch(name):
