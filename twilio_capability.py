@@ -1151,7 +1151,6 @@ _SCOPE_PARAMS = {
     _OUTGOING: {"appSid", "appParams", "clientName"},
     _SUBSCRIBE: {"path", "params", "appParams"},
 }
-_IS_APPLICATION = "must be the TwiML app's SID, AP and 32 hex digits"
 
 
 def _problems(report: dict[str, Any], signature: str, now: int) -> list[str]:
@@ -1457,43 +1456,82 @@ def _name_faults(place: str, name: str, most: int) -> Iterator[_Fault]:
 
 def _grants_faults(claims: dict[str, Any]) -> Iterator[_Fault]:
     grants = claims.get("grants")
+    if "grants" not in claims:
+        words = "is missing; it must be an object with identity and voice"
+        yield "claims.grants", words, "", "20106, 20101"
+        return
     if not isinstance(grants, dict):
-        words = "must be there, an object with identity and voice"
-        yield "claims.grants", words, "", "20106"
+        words = f"must be an object with identity and voice, not {_json_type(grants)}"
+        yield "claims.grants", words, "", "20106, 20101"
         return
 
-    identity = grants.get("identity")
-    if isinstance(identity, str) and identity:
-        yield from _name_faults("claims.grants.identity", identity, _MAX_IDENTITY)
+    identity = grants.get("identity", "")
+    if identity == "":
+        words = "is missing or empty; it must be the name of the device"
+        yield "claims.grants.identity", words, "", "20106, 20101"
+    elif not isinstance(identity, str):
+        words = f"must be a string, not {_json_type(identity)}"
+        yield "claims.grants.identity", words, "", "20106, 20101"
     else:
-        words = "must be there, the name of the device"
-        yield "claims.grants.identity", words, "", "20106"
+        yield from _name_faults("claims.grants.identity", identity, _MAX_IDENTITY)
 
-    place = "claims.grants.voice"
     voice = grants.get("voice")
-    if not isinstance(voice, dict):
-        words = "must be there, an object with incoming or outgoing"
-        yield place, words, "", "20106"
-        return
+    if isinstance(voice, dict):
+        there = {name: part for name, part in voice.items() if part is not None}
+        yield from _voice_faults(there)
+    elif "voice" in grants:
+        words = f"must be an object, not {_json_type(voice)}"
+        yield "claims.grants.voice", words, "", "20106, 20101"
+    elif grants.keys() - {"identity"}:
+        words = "is missing; with other grants alone, this is no token for Voice"
+        yield "claims.grants.voice", words, "", "20106, 20101"
+    else:
+        words = "is missing; allow incoming or outgoing calls"
+        yield "claims.grants.voice", words, "", "20106, 20101"
 
+
+def _voice_faults(voice: dict[str, Any]) -> Iterator[_Fault]:
+    place = "claims.grants.voice"
     incoming = voice.get("incoming")
-    may_be_called = isinstance(incoming, dict) and incoming.get("allow") is True
-    if not may_be_called and "outgoing" not in voice:
+    allow = incoming.get("allow") if isinstance(incoming, dict) else None
+    if "incoming" in voice and not isinstance(allow, bool):
+        words = 'must be {"allow": true}'
+        if isinstance(allow, str):
+            words += ", without quotes around true"
+        yield place + ".incoming", words, "", ""
+    elif not (allow or "outgoing" in voice or "push_credential_sid" in voice):
+        # A push credential is a permission to be called: Twilio's servers for its
+        # phone examples mint such tokens.
         words = "allows neither incoming nor outgoing calls; allow one"
-        yield place, words, "", "20106"
+        yield place, words, "", "20106, 20101"
 
-    if "outgoing" in voice:
-        outgoing = voice["outgoing"]
-        if not isinstance(outgoing, dict):
-            words = "must be an object with application_sid"
-            yield place + ".outgoing", words, "", "20106"
-        elif not _is_real_sid(outgoing.get("application_sid"), "AP"):
-            yield place + ".outgoing.application_sid", _IS_APPLICATION, "", "20106"
+    outgoing = voice.get("outgoing")
+    if isinstance(outgoing, dict):
+        yield from _outgoing_faults(place + ".outgoing", outgoing)
+    elif "outgoing" in voice:
+        words = f"must be an object with application_sid, not {_json_type(outgoing)}"
+        yield place + ".outgoing", words, "", "21218, 31100"
 
-    credential = voice.get("push_credential_sid")
-    if "push_credential_sid" in voice and not _is_real_sid(credential, "CR"):
-        words = "must be the push credential's SID, CR and 32 hex digits"
-        yield place + ".push_credential_sid", words, "", "52002"
+    if "push_credential_sid" in voice:
+        words = _sid_fault(voice, "push_credential_sid", "CR")
+        if words:
+            yield place + ".push_credential_sid", words, "", "52002"
+
+
+def _outgoing_faults(place: str, outgoing: dict[str, Any]) -> Iterator[_Fault]:
+    words = _sid_fault(outgoing, "application_sid", "AP")
+    if words:
+        yield place + ".application_sid", words, "", "21218, 31100"
+
+    params = outgoing.get("params")
+    if isinstance(params, dict):
+        types = {type(value) for value in params.values()}
+        if not types <= {str, int, float, bool}:
+            words = "must be an object of strings and numbers, and nothing within them"
+            yield place + ".params", words, "", ""
+    elif params is not None and not isinstance(params, str):
+        words = f"must be an object of strings and numbers, not {_json_type(params)}"
+        yield place + ".params", words, "", ""
 
 
 # ---- The command line ----------------------------------------------------------------
