@@ -3055,15 +3055,32 @@ class CommandLineTest(unittest.TestCase):
             self.assert_fails(2, reason, *arguments, env=without(name))
             self.assert_fails(2, reason, *arguments, env={**ENVIRONMENT, name: ""})
 
+    def test_all_missing_variables_are_named_at_once(self) -> None:
+        plain = ["generate", "--incoming", "a"]
+        misnamed = {"TWILIO_API_KEY_SID": "SK1", "TWILIO_API_KEY_SECRET": "s3cr3t"}
+        account, key = "TWILIO_ACCOUNT_SID", "TWILIO_API_KEY and TWILIO_API_SECRET"
+        for names, arguments, env in (
+            (f"{account} and TWILIO_AUTH_TOKEN", plain, {}),
+            (f"{account} and {key}", [*plain, "--access"], misnamed),
+            (key, [*plain, "--access"], {**misnamed, account: "AC1"}),
+        ):
+            reason = f"capability: {names} must be set in the environment"
+            self.assert_fails(2, reason, *arguments, env=env)
+
     # fmt: off
     def test_wrong_usage_is_one_line_and_status_2(self) -> None:
         for reason, arguments in (
             ("required: COMMAND", ""),
-            ("invalid choice", "AC123123 s3cr3t"),
-            ("unrecognized arguments", "generate AC123123 s3cr3t"),
-            ("unrecognized arguments", "generate --auth-token=s3cr3t"),
-            ("unrecognized arguments", "generate --i=s3cr3t"),
-            ("unrecognized arguments", "verify a.b.c s3cr3t"),
+            (r"choose generate, verify or inspect \(see \S+ --help\)", "genrate"),
+            ("choose generate, verify or inspect", "AC123123 s3cr3t"),
+            (r"arguments \(see \S+ generate --help\)", "generate AC123123 s3cr3t"),
+            (r"arguments \(see \S+ generate --help\)", "generate -ps3cr3t"),
+            (r"arguments --incomming \(see \S+ generate", "generate --incomming s3cr3t"),
+            (r"arguments --auth-token \(see", "generate --auth-token=s3cr3t"),
+            (r"arguments --i --events-x \(see", "generate --i=s3cr3t x --events-x"),
+            (r"arguments \(see", "generate --s3cr3t"),
+            (r"arguments \(see \S+ verify --help\)", "verify a.b.c s3cr3t"),
+            (r"arguments --verbose \(see \S+ inspect", "inspect --verbose"),
             ("--incoming: expected one argument", "generate --incoming"),
             ("--events: ignored explicit", "generate --events=s3cr3t"),
             ("--events: ignored explicit", "generate --events=sec'ret\"s3cr3t"),
@@ -3144,6 +3161,60 @@ class CommandLineTest(unittest.TestCase):
                 line = rf"\Atwilio-capability: [^\n]*{reason}[^\n]*\n\Z"
                 self.assertRegex(errors, line)
 
+    def test_verify_says_when_the_other_secret_has_signed(self) -> None:
+        auth_token, api_secret = "TWILIO_AUTH_TOKEN", "TWILIO_API_SECRET"
+        device, late = alice(auth_token=API_SECRET), {"grants": {}, "exp": NOW}
+        key, bad_key = "SK123123", {**ENVIRONMENT, api_secret: API_SECRET + " "}
+        access_token = device.generate_access_token(key, AUTH_TOKEN, now=NOW)
+        our_token = device.generate_token(now=NOW)
+        access = f"is signed with {auth_token}; an access token needs {api_secret}"
+        capability = f"with {api_secret}; a capability token needs {auth_token}"
+        unknown = f"with {api_secret}; a token of unknown kind needs {auth_token}"
+        for reason, token, env in (
+            (access, access_token, ENVIRONMENT),
+            (access, mint(late, AUTH_TOKEN), ENVIRONMENT),
+            (capability, our_token, ENVIRONMENT),
+            (unknown, mint({"exp": NOW + 1}, API_SECRET), ENVIRONMENT),
+            ("signature mismatch", our_token, without(api_secret)),
+            ("signature mismatch", our_token, bad_key),
+            ("signature mismatch", mint({}, "neither"), ENVIRONMENT),
+        ):
+            with self.subTest(reason=reason, token=token):
+                status, output, errors = run("verify", token, env=env)
+                self.assertEqual(status, 1)
+                self.assertEqual(json.loads(output)["signature"], "invalid")
+                self.assertRegex(errors, rf"\Atwilio-capability: .*{reason}.*\n\Z")
+
+    def test_verify_compares_a_token_with_the_sids_in_the_environment(self) -> None:
+        account, key = "TWILIO_ACCOUNT_SID", "TWILIO_API_KEY"
+        right = {**ENVIRONMENT, account: REAL_ACCOUNT, key: REAL_KEY}
+        other = {**right, account: REAL_ACCOUNT[:-1] + "0", key: "SK1"}
+        unset = without(account, key)
+        iss = "claims.iss: is not the {} that is set in the environment"
+        sub = iss.replace("iss", "sub")
+        cases: list[tuple[str, dict[str, str], list[str]]] = [
+            ("capability", right, []),
+            ("capability", unset, []),
+            ("capability", other, [iss.format(account)]),
+            ("access", right, []),
+            ("access", {**unset, account: ""}, []),
+            ("access", other, [iss.format(key), sub.format(account)]),
+        ]
+        for kind, env, lines in cases:
+            with self.subTest(kind=kind, env=env):
+                secret = {"capability": AUTH_TOKEN, "access": API_SECRET}[kind]
+                token = signed(good_token(kind).rpartition(".")[0], secret)
+                status, output, _ = run("verify", token, env=env)
+                self.assertEqual((status, json.loads(output)["problems"]), (0, lines))
+        token = mint({"iss": "SK1", "sub": 1, "grants": {}, "exp": NOW + 1}, API_SECRET)
+        self.assertNotIn("is not the", run("verify", token, env=other).output)
+
+    def test_the_name_of_a_file_is_told_how_to_be_read(self) -> None:
+        for command in ("verify", "inspect"):
+            self.assert_fails(1, "the name of a file.*< FILE", command, str(MODULE))
+            self.assert_fails(1, "is cut off", command, str(HERE))
+            self.assert_fails(1, "is cut off", command, "no-such-file\0")
+
     def test_verify_says_nothing_of_a_token_when_the_secret_is_at_fault(self) -> None:
         token = alice(auth_token=AUTH_TOKEN).generate_token(now=NOW)
         variables = {**ENVIRONMENT, "TWILIO_AUTH_TOKEN": AUTH_TOKEN + "\n"}
@@ -3203,12 +3274,24 @@ class CommandLineTest(unittest.TestCase):
         self.assertRegex(twilio_capability.__version__, r"\A\d+\.\d+\.\d+\Z")
         version = f"twilio-capability {twilio_capability.__version__}"
         self.assert_prints(version, "--version", env={})
-        for arguments in ("--help", "generate -h", "verify --help", "inspect -h"):
+        make = "Example: twilio-capability generate --incoming Alice"
+        compared = "TWILIO_ACCOUNT_SID and TWILIO_API_KEY, if set, are compared"
+        for arguments, texts in (
+            ("--help", [make, "TWILIO_ACCOUNT_SID", "TWILIO_API_KEY"]),
+            ("generate -h", [make, "TWILIO_ACCOUNT_SID", "TWILIO_API_KEY"]),
+            (
+                "verify --help",
+                ["Example: twilio-capability verify < token.txt", compared],
+            ),
+            (
+                "inspect -h",
+                ["Example: twilio-capability inspect < token.txt", "neither"],
+            ),
+        ):
             with self.subTest(arguments):
                 status, output, errors = run(*arguments.split(), env={})
                 self.assertEqual((status, errors), (0, ""))
-                example = "Example: twilio-capability generate --incoming Alice"
-                for text in (example, "TWILIO_AUTH_TOKEN", "TWILIO_API_SECRET"):
+                for text in (*texts, "TWILIO_AUTH_TOKEN", "TWILIO_API_SECRET"):
                     self.assertIn(text, " ".join(output.split()))
 
     def test_help_names_each_option_what_it_takes_and_what_it_does(self) -> None:

@@ -1586,30 +1586,43 @@ def _run(argv: Sequence[str] | None) -> tuple[int, str, str]:
     from contextlib import redirect_stdout
     from io import StringIO
 
+    parser = _parser()
     printed = StringIO()  # the help or the version, after which argparse exits
     try:
         with redirect_stdout(printed):
-            given = _parser().parse_args(argv)
+            given, unknown = parser.parse_known_args(argv)
     except SystemExit:
         return 0, printed.getvalue(), ""
     except ValueError as error:
         return 2, "", str(error)
+    if unknown:
+        # Of what is not known, nothing but the name of an option can be shown safely.
+        names = [word.partition("=")[0] for word in unknown]
+        shown = "".join([f" {n}" for n in names if re.fullmatch("--[A-Za-z-]+", n)])
+        command = f"{parser.prog} {given.command}"
+        return 2, "", f"unrecognized arguments{shown} (see {command} --help)"
 
     try:
         if given.command == "generate":
             return 0, _generate(given) + "\n", ""
-
         token = given.token
         if token in (None, "-"):
             token = _standard_input()
-        now = time.time()
-        report = inspect_token(token, now=now)
-        failure = _verify(token, report, now) if given.command == "verify" else ""
-        return 1 if failure else 0, json.dumps(report, indent=2) + "\n", failure
+        return _read(token, is_verifying=given.command == "verify")
     except InvalidTokenError as error:
+        if given.token and os.path.isfile(given.token):
+            return 1, "", "TOKEN is the name of a file: to read the token in it, < FILE"
         return 1, "", str(error)
     except ValueError as error:
         return 2, "", str(error)
+
+
+def _read(token: str, is_verifying: bool) -> tuple[int, str, str]:
+    """Return the report on a token, as _run does; with the verdict of verify, if so."""
+    now = time.time()
+    report = inspect_token(token, now=now)
+    failure = _verify(token, report, now) if is_verifying else ""
+    return 1 if failure else 0, json.dumps(report, indent=2) + "\n", failure
 
 
 def _parser() -> ArgumentParser:
@@ -1617,9 +1630,11 @@ def _parser() -> ArgumentParser:
 
     class Parser(argparse.ArgumentParser):
         def error(self, message: str) -> NoReturn:
-            # argparse quotes the argument at fault, which may be a secret. So keep what
-            # is before a quote, or before the list of arguments that it did not know.
-            fault = re.split(r":? ['\"]|(?<=unrecognized arguments):", message)[0]
+            # argparse quotes what is at fault, which may be a secret. So keep what is
+            # before a quote.
+            fault = re.split(r":? ['\"]", message)[0]
+            if "invalid choice" in fault:
+                fault += "; choose generate, verify or inspect"
             raise ValueError(f"{fault} (see {self.prog} --help)")
 
     def pair(text: str) -> tuple[str, str]:
@@ -1628,19 +1643,31 @@ def _parser() -> ArgumentParser:
             raise argparse.ArgumentTypeError("must be KEY=VALUE")
         return key, value
 
-    common: Any = {
-        "allow_abbrev": False,
-        "epilog": """Example: twilio-capability generate --incoming Alice. Set
-        TWILIO_ACCOUNT_SID, and TWILIO_AUTH_TOKEN or (--access) TWILIO_API_KEY and
-        TWILIO_API_SECRET, in the environment.""",
-    }
-    parser = Parser(prog="twilio-capability", **common)
+    def parser_options(epilog: str) -> Any:
+        return {"allow_abbrev": False, "epilog": epilog}
+
+    for_generate = parser_options(
+        "Example: twilio-capability generate --incoming Alice. Set TWILIO_ACCOUNT_SID, "
+        "and TWILIO_AUTH_TOKEN or (--access) TWILIO_API_KEY and TWILIO_API_SECRET, in "
+        "the environment."
+    )
+    for_verify = parser_options(
+        "Example: twilio-capability verify < token.txt. Set TWILIO_AUTH_TOKEN for a "
+        "capability token, TWILIO_API_SECRET for an access token, in the environment. "
+        "TWILIO_ACCOUNT_SID and TWILIO_API_KEY, if set, are compared with the token's."
+    )
+    for_inspect = parser_options(
+        "Example: twilio-capability inspect < token.txt. It checks no signature, and "
+        "reads neither TWILIO_AUTH_TOKEN nor TWILIO_API_SECRET."
+    )
+
+    parser = Parser(prog="twilio-capability", **for_generate)
     parser.add_argument(
         "--version", action="version", version=f"%(prog)s {__version__}"
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
-    generate = commands.add_parser("generate", help="print a new token", **common)
+    generate = commands.add_parser("generate", help="print a new token", **for_generate)
     many: Any = {"action": "append", "default": []}
     generate.add_argument(
         "--incoming",
@@ -1700,8 +1727,10 @@ def _parser() -> ArgumentParser:
         "--region", metavar="REGION", help="such as ie1 or au1; with --access only"
     )
 
-    verify = commands.add_parser("verify", help="check a token and show it", **common)
-    inspect = commands.add_parser("inspect", help="show one, unchecked", **common)
+    verify = commands.add_parser(
+        "verify", help="check a token and show it", **for_verify
+    )
+    inspect = commands.add_parser("inspect", help="show one, unchecked", **for_inspect)
     for reader in (verify, inspect):
         reader.add_argument(
             "token", metavar="TOKEN", nargs="?", help="default: standard input"
@@ -1728,10 +1757,15 @@ def _generate(given: Namespace) -> str:
     params = _each_once("--param", given.param)
     filters = _each_once("--event-filter", given.event_filter)
 
-    secret = None if given.access else _variable("TWILIO_AUTH_TOKEN")
-    capability = Capability(
-        _variable("TWILIO_ACCOUNT_SID"), secret, lenient_names=given.lenient_names
-    )
+    if given.access:
+        account_sid, api_key_sid, secret = _variables(
+            "TWILIO_ACCOUNT_SID", "TWILIO_API_KEY", "TWILIO_API_SECRET"
+        )
+        capability = Capability(account_sid, lenient_names=given.lenient_names)
+    else:
+        account_sid, secret = _variables("TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN")
+        capability = Capability(account_sid, secret, lenient_names=given.lenient_names)
+
     for client_name in given.incoming:
         capability.allow_client_incoming(client_name)
     for application_sid in given.outgoing:
@@ -1742,8 +1776,8 @@ def _generate(given: Namespace) -> str:
     if not given.access:
         return capability.generate_token(given.ttl)
     return capability.generate_access_token(
-        _variable("TWILIO_API_KEY"),
-        _variable("TWILIO_API_SECRET"),
+        api_key_sid,
+        secret,
         given.ttl,
         identity=given.identity,
         push_credential_sid=given.push_credential,
@@ -1758,10 +1792,14 @@ def _each_once(option: str, pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
     return fields
 
 
-def _variable(name: str, reason: str = "") -> str:
-    if not os.environ.get(name):
-        raise ValueError(f"{reason}{name} must be set in the environment")
-    return os.environ[name]
+def _variables(*names: str, reason: str = "") -> list[str]:
+    """Return environment variables, of which none may be missing or empty."""
+    missing = [name for name in names if not os.environ.get(name)]
+    if missing:
+        raise ValueError(
+            f"{reason}{' and '.join(missing)} must be set in the environment"
+        )
+    return [os.environ[name] for name in names]
 
 
 def _standard_input() -> str:
@@ -1776,29 +1814,56 @@ def _standard_input() -> str:
     return text.strip() if len(text) <= most else text
 
 
-_KINDS_IN_WORDS = {
-    "capability": "a capability token",
-    "access": "an access token",
-    "unknown": "a token of unknown kind",
+# Of each kind of token: its name, the variable with the secret that should sign it,
+# and the other one; then what its claims are compared with.
+_KINDS = {
+    "capability": ("a capability token", "TWILIO_AUTH_TOKEN", "TWILIO_API_SECRET"),
+    "access": ("an access token", "TWILIO_API_SECRET", "TWILIO_AUTH_TOKEN"),
+    "unknown": ("a token of unknown kind", "TWILIO_AUTH_TOKEN", "TWILIO_API_SECRET"),
+}
+_SIDS = {
+    "capability": [("iss", "AC", "TWILIO_ACCOUNT_SID")],
+    "access": [("iss", "SK", "TWILIO_API_KEY"), ("sub", "AC", "TWILIO_ACCOUNT_SID")],
+    "unknown": [],
 }
 
 
 def _verify(token: str, report: dict[str, Any], now: float) -> str:
-    """Write in the report what its signature is; return why the token is refused."""
-    name = "TWILIO_API_SECRET" if report["kind"] == "access" else "TWILIO_AUTH_TOKEN"
-    kind = _KINDS_IN_WORDS[report["kind"]]
-    secret = _variable(name, f"this is {kind}: ")
+    """Add to a report what the environment tells; return why the token is refused."""
+    kind, variable, other_variable = _KINDS[report["kind"]]
+    (secret,) = _variables(variable, reason=f"this is {kind}: ")
+
+    for name, prefix, sid_variable in _SIDS[report["kind"]]:
+        sid, own = report["claims"].get(name), os.environ.get(sid_variable)
+        if own and own != sid and _is_real_sid(sid, prefix):
+            words = f"is not the {sid_variable} that is set in the environment"
+            report["problems"].append(f"claims.{name}: {words}")
 
     failure = ""
     try:
         verify_token(token, secret, now=now)
     except InvalidSignatureError as error:
         report["signature"] = "invalid"
+        if _is_signed_with(other_variable, token, now):
+            return f"it is signed with {other_variable}; {kind} needs {variable}"
         return str(error)
     except InvalidTokenError as error:
         failure = str(error)
     report["signature"] = "valid"
     return failure
+
+
+def _is_signed_with(variable: str, token: str, now: float) -> bool:
+    """Tell whether the secret in an environment variable has signed a token."""
+    try:
+        verify_token(token, os.environ.get(variable, ""), now=now)
+    except InvalidSignatureError:
+        return False
+    except InvalidTokenError:
+        return True  # expired, say
+    except ValueError:
+        return False  # it cannot be a secret
+    return True
 
 
 if __name__ == "__main__":
