@@ -2918,6 +2918,23 @@ class ModuleTest(unittest.TestCase):
         for name in [*twilio_capability.__all__, "main"]:
             self.assertTrue(getattr(twilio_capability, name).__doc__, name)
 
+    @unittest.skipIf(sys.version_info < (3, 10), "str | None cannot be evaluated")
+    def test_every_annotation_means_something(self) -> None:
+        source = MODULE.read_text(encoding="utf-8")
+        typed = source.replace("TYPE_CHECKING = False", "TYPE_CHECKING = True")
+        self.assertNotEqual(typed, source)
+        namespace: dict[str, Any] = {"__name__": "typed"}
+        exec(compile(typed, str(MODULE), "exec"), namespace)
+        for name in namespace["__all__"]:
+            members = [namespace[name]]
+            if isinstance(namespace[name], type):
+                members += vars(namespace[name]).values()
+            for member in members:
+                function = getattr(member, "__func__", member)
+                if inspect.isfunction(function):
+                    hints = typing.get_type_hints(function, namespace)
+                    self.assertTrue(hints, function)
+
 
 # ---- The command line ----------------------------------------------------------------
 
