@@ -1673,12 +1673,6 @@ NOT_OBJECTS += [
 NOT_OBJECTS.append(b'{"alg":"HS256","exp":1767226200,"x":"\xed\xa0\x80"}')
 
 
-def mutated(text: str, rng: random.Random, pieces: Sequence[str]) -> str:
-    """The text with a piece put in, maybe in place of a character or two."""
-    at = rng.randrange(len(text) + 1)
-    return text[:at] + rng.choice(pieces) + text[at + rng.randrange(3) :]
-
-
 class VerifyTokenTest(unittest.TestCase):
     """Nothing of a token is trusted, nor decoded, before its signature is right."""
 
@@ -2072,7 +2066,7 @@ REAL_CREDENTIAL = "CR" + "8796a5b4c3d2e1f0" * 2
 IDENTITY, VOICE = "claims.grants.identity", "claims.grants.voice"
 MISSING = object()
 PROBLEM = re.compile(
-    r"([\w.\[\]]+): [ -~]+?"
+    r"([\w.\[\]]+): (?:(?! \(Twilio)[ -~])+"
     r"(?: \(Twilio (?:error (\d{5})|errors (\d{5}, \d{5}))\))?"
 )
 
@@ -2111,6 +2105,12 @@ def faults(token: str) -> list[tuple[str, str]]:
         assert match, line
         found.append((match[1], match[2] or match[3] or ""))
     return found
+
+
+def mutated(text: str, rng: random.Random, pieces: Sequence[str]) -> str:
+    """The text with a piece put in, maybe in place of a character or two."""
+    at = rng.randrange(len(text) + 1)
+    return text[:at] + rng.choice(pieces) + text[at + rng.randrange(3) :]
 
 
 def clock(now: float) -> contextlib.AbstractContextManager[Any]:
@@ -2610,6 +2610,8 @@ class ProblemsTest(unittest.TestCase):
         for kind in ("capability", "access"):
             with self.subTest(kind):
                 self.assertEqual(faults(good_token(kind)), [])
+        token = allowed((INCOMING, "a"), sid=REAL_ACCOUNT).generate_token(now=0)
+        self.assertEqual(inspect_token(token, now=0)["problems"], [])
 
     def test_a_problem_is_a_line_for_a_person(self) -> None:
         for kind, changes, line in LINES:
@@ -2696,11 +2698,18 @@ class ProblemsTest(unittest.TestCase):
             ("access", VOICE + ".outgoing.application_sid", "AP"),
             ("access", VOICE + ".push_credential_sid", "CR"),
         ):
-            sids = [prefix + "0" * 31 + character for character in CHARACTERS[:0x80]]
-            sids += [prefix.lower() + "0" * 32, prefix + "0" * 32 + "\n"]
-            good = [sid for sid in sids if not faults(good_token(kind, {place: sid}))]
-            ends = [sid[len(prefix + "0" * 31) :] for sid in good]
-            self.assertEqual(ends, sorted(string.hexdigits), place)
+            good = []
+            for character in CHARACTERS[:0x80]:
+                first, last = character + "0" * 31, "0" * 31 + character
+                sids = [prefix + first, prefix + last]
+                tokens = [good_token(kind, {place: sid}) for sid in sids]
+                good += [character for token in tokens if not faults(token)]
+            self.assertEqual(good, sorted(string.hexdigits * 2), place)
+            fine = prefix + string.hexdigits + "0" * 10
+            self.assertEqual(places(good_token(kind, {place: fine})), [])
+            for bad in (prefix.lower() + "0" * 32, prefix + "0" * 32 + "\n"):
+                with self.subTest(kind=kind, place=place, bad=bad):
+                    self.assertEqual(places(good_token(kind, {place: bad})), [place])
 
     def test_a_signature_is_43_characters_of_base64url(self) -> None:
         for codes, token in (
