@@ -680,7 +680,6 @@ class CapabilityTokenTest(unittest.TestCase):
         self.assertEqual(token, signed(f"{header}.{payload}", "secret"))
         self.assertEqual(len(signature), 43)
 
-    # fmt: off
     def test_its_scope_is_what_was_allowed_in_the_order_of_the_calls(self) -> None:
         events = "scope:stream:subscribe?path=%2F2010-04-01%2FEvents&params="
         named_a = "scope:client:incoming?clientName=a"
@@ -705,11 +704,10 @@ class CapabilityTokenTest(unittest.TestCase):
                 "scope:client:outgoing?appSid=AP2&appParams=&clientName=a",
                 named_a,
             ]),
-        ]
+        ]  # fmt: skip
         for calls, uris in cases:
             with self.subTest(calls=calls):
                 self.assertEqual(self.scope(*calls), " ".join(uris))
-    # fmt: on
 
     def test_a_lenient_name_is_encoded_as_a_value(self) -> None:
         calls = [(INCOMING, "+1&a=b~c/d"), (OUTGOING, "AP1")]
@@ -2744,7 +2742,6 @@ class ProblemsTest(unittest.TestCase):
                 self.assertEqual(inspect_token(token)["scopes"], [])
                 self.assertEqual(faults(token), [("claims", "31204, 20101")])
 
-    # fmt: off
     def test_several_faults_are_several_problems_in_the_order_of_the_table(
         self,
     ) -> None:
@@ -2758,7 +2755,7 @@ class ProblemsTest(unittest.TestCase):
             ]),
             ("access", "a-b", [IDENTITY, VOICE]),
             ("access", "a-b", ["claims.exp", "claims.grants"]),
-        ]
+        ]  # fmt: skip
         for kind, bad, expected in cases:
             with self.subTest(kind=kind, places=expected):
                 token = good_token(kind, dict.fromkeys(expected, bad))
@@ -3095,7 +3092,7 @@ class CommandLineTest(unittest.TestCase):
 
     # fmt: off
     def test_wrong_usage_is_one_line_and_status_2(self) -> None:
-        for reason, arguments in (
+        cases = [
             ("required: COMMAND", ""),
             (r"choose generate, verify or inspect \(see \S+ --help\)", "genrate"),
             ("choose generate, verify or inspect", "AC123123 s3cr3t"),
@@ -3118,7 +3115,10 @@ class CommandLineTest(unittest.TestCase):
             ("application_sid must", "generate --outgoing s3cr3t"),
             ("--param: must be KEY=VALUE", "generate --outgoing AP1 --param s3cr3t"),
             ("--param: .*twice", "generate --outgoing AP1 --param a=1 --param a=2"),
-            ("filter: .*twice", "generate --events --event-filter a= --event-filter a="),
+            (
+                "filter: .*twice",
+                "generate --events --event-filter a= --event-filter a=",
+            ),
             ("--param needs --outgoing", "generate --incoming a --param a=1"),
             ("-filter needs --events", "generate --incoming a --event-filter a=1"),
             ("--identity needs --access", "generate --incoming a --identity a"),
@@ -3127,19 +3127,21 @@ class CommandLineTest(unittest.TestCase):
             ("-credential needs --access", "generate --events --push-credential="),
             ("--region needs --access", "generate --events --region ie1"),
             ("--region needs --access", "generate --events --region="),
-            ("push_credential_sid must",
-             "generate --access --incoming a --push-credential s3cr3t"),
+            (
+                "push_credential_sid must",
+                "generate --access --incoming a --push-credential s3cr3t",
+            ),
             ("region must", "generate --access --incoming a --region ireland"),
             ("must allow something", "generate"),
             ("must allow something", "generate --access --identity a"),
             ("identity must", "generate --access --outgoing AP1 --identity a-b"),
             ("identity must be given", "generate --access --outgoing AP1"),
             ("event stream", "generate --access --events --identity a"),
-        ):
+        ]
+        for reason, arguments in cases:
             self.assert_fails(2, reason, *arguments.split())
         self.assert_fails(2, "ignored", "generate", "--events=sec'ret \"s3cr3t")
         self.assert_fails(2, "client_name", "generate", "--incoming", "AC123123 s3cr3t")
-    # fmt: on
 
     def test_swapped_credentials_are_refused_and_not_shown(self) -> None:
         swapped = {"TWILIO_ACCOUNT_SID": AUTH_TOKEN, "TWILIO_AUTH_TOKEN": "AC123123"}
