@@ -1758,35 +1758,37 @@ def _generate(given: Namespace) -> str:
         raise ValueError(
             "generate must allow something: give --incoming, --outgoing or --events"
         )
-    params = _each_once("--param", given.param)
-    filters = _each_once("--event-filter", given.event_filter)
 
     if given.access:
         account_sid, api_key_sid, secret = _variables(
             "TWILIO_ACCOUNT_SID", "TWILIO_API_KEY", "TWILIO_API_SECRET"
         )
         capability = Capability(account_sid, lenient_names=given.lenient_names)
-    else:
-        account_sid, secret = _variables("TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN")
-        capability = Capability(account_sid, secret, lenient_names=given.lenient_names)
+        _allow(capability, given)
+        return capability.generate_access_token(
+            api_key_sid,
+            secret,
+            given.ttl,
+            identity=given.identity,
+            push_credential_sid=given.push_credential,
+            region=given.region,
+        )
 
+    account_sid, secret = _variables("TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN")
+    capability = Capability(account_sid, secret, lenient_names=given.lenient_names)
+    _allow(capability, given)
+    return capability.generate_token(given.ttl)
+
+
+def _allow(capability: Capability, given: Namespace) -> None:
+    """Allow what the options say."""
     for client_name in given.incoming:
         capability.allow_client_incoming(client_name)
+    params = _each_once("--param", given.param)
     for application_sid in given.outgoing:
         capability.allow_client_outgoing(application_sid, params)
     if given.events:
-        capability.allow_event_stream(filters)
-
-    if not given.access:
-        return capability.generate_token(given.ttl)
-    return capability.generate_access_token(
-        api_key_sid,
-        secret,
-        given.ttl,
-        identity=given.identity,
-        push_credential_sid=given.push_credential,
-        region=given.region,
-    )
+        capability.allow_event_stream(_each_once("--event-filter", given.event_filter))
 
 
 def _each_once(option: str, pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
