@@ -63,7 +63,7 @@ _SID_OWNERS = {
 _ACCESS_TYPE = "twilio-fpa;v=1"
 
 # Such as us1, ie1, au1: Twilio's page "Manage Regional API Credentials".
-_REGION = re.compile("[a-z]{2}[0-9]")
+_REGION = "[a-z]{2}[0-9]"
 
 # Client names: Twilio's pages "Capability Tokens for Twilio Client" and "Access Tokens"
 # promise the first alphabet. Its servers refuse anything outside the second, which is
@@ -75,7 +75,7 @@ _MAX_CLIENT_NAME = 256  # error 31105
 _MAX_IDENTITY = 121  # in access tokens: "Voice JavaScript SDK: Twilio.Device"
 
 # The words of a scope URI, and the three scopes that Twilio has (twilio-php).
-_SCOPE_WORD = re.compile("[A-Za-z0-9_.-]+")
+_SCOPE_WORD = "[A-Za-z0-9_.-]+"
 _INCOMING = "client:incoming"
 _OUTGOING = "client:outgoing"
 _SUBSCRIBE = "stream:subscribe"
@@ -786,11 +786,11 @@ def _check_text(argument: str, value: object, *types: type) -> Any:
     return plain
 
 
-def _check_match(argument: str, value: str, pattern: re.Pattern[str], hint: str) -> str:
+def _check_match(argument: str, value: str, pattern: str, hint: str) -> str:
     """Return `value`, a str of that pattern; `hint` ends the error's message."""
     text: str = _check_type(argument, value, str)
-    if not pattern.fullmatch(text):
-        raise ValueError(f"{argument} must match {pattern.pattern}: {hint}")
+    if not re.fullmatch(pattern, text):
+        raise ValueError(f"{argument} must match {pattern}: {hint}")
     return text
 
 
@@ -945,13 +945,11 @@ _MAX_DEPTH = 100
 # Scopes in a report; without a limit, 24,000 of one letter each made 3 MB of it.
 _MAX_SCOPES = 100
 
-# A token as it should be; one in base64 of any kind, with nothing around it; and the
-# beginning of one in any text. A JSON object begins with e and y or w in base64.
-_BARE_TOKEN = re.compile(
-    r"e[wy][A-Za-z0-9+/=_-]*\.[A-Za-z0-9+/=_-]+\.[A-Za-z0-9+/=_-]*"
-)
-_WHOLE_TOKEN = re.compile(r"eyJ[A-Za-z0-9_-]*\.eyJ[A-Za-z0-9_-]*\.[A-Za-z0-9_-]{43}")
-_TOKEN = re.compile(r"eyJ[A-Za-z0-9_-]*\.[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)?")
+# A token with nothing around it, in base64 of any kind, where "{" becomes ey or ew; one
+# from its header to a signature of SHA-256; and one in any text, cut off or not.
+_BARE_TOKEN = r"e[wy][A-Za-z0-9+/=_-]*\.[A-Za-z0-9+/=_-]+\.[A-Za-z0-9+/=_-]*"
+_WHOLE_TOKEN = r"eyJ[A-Za-z0-9_-]*\.eyJ[A-Za-z0-9_-]*\.[A-Za-z0-9_-]{43}"
+_ANY_TOKEN = r"eyJ[A-Za-z0-9_-]*\.[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)?"
 
 
 def inspect_token(token: str, *, now: float | None = None) -> dict[str, Any]:
@@ -1039,12 +1037,12 @@ def _disguise(token: str) -> str:
     if re.match(r"(authorization: ?)?bearer\b", text, re.IGNORECASE):
         return "it has Bearer before it; remove that"
 
-    is_whole = len(words) > 1 and any(map(_WHOLE_TOKEN.fullmatch, words))
-    if squeezed != token and _BARE_TOKEN.fullmatch(squeezed) and not is_whole:
+    is_whole = len(words) > 1 and any(re.fullmatch(_WHOLE_TOKEN, w) for w in words)
+    if squeezed != token and re.fullmatch(_BARE_TOKEN, squeezed) and not is_whole:
         return (
             "it has white space, a line break or a byte order mark in it; remove that"
         )
-    if _BARE_TOKEN.fullmatch(text) and set("+/=") & set(text[: text.rfind(".")]):
+    if re.fullmatch(_BARE_TOKEN, text) and set("+/=") & set(text[: text.rfind(".")]):
         return "it is in standard base64; a JWT has - for +, _ for / and no ="
     if text.count(".eyJ") > 1 and text.count(".") > 3:
         return "it is two tokens, run together; take one of them"
@@ -1070,10 +1068,11 @@ def _disguise(token: str) -> str:
 
 def _find_token(text: str) -> re.Match[str] | None:
     """Return the first token in a text, with its signature or without."""
+    token = re.compile(_ANY_TOKEN)
     # Of each run of characters there is one look, or the time would be quadratic.
     for run in re.finditer("[A-Za-z0-9_.-]+", text):
         at = text.find("eyJ", *run.span())
-        found = _TOKEN.match(text, at) if at >= 0 else None
+        found = token.match(text, at) if at >= 0 else None
         if found:
             return found
     return None
@@ -1145,7 +1144,7 @@ def _scope_report(uri: str) -> dict[str, Any]:
 
 _Y2001 = 10**9  # seconds: before it, a time is a duration, or was never set
 _Y2286 = 10**10  # seconds: from it on, a time is in milliseconds or microseconds
-_SIGNATURE = re.compile("[A-Za-z0-9_-]{43}")  # 32 bytes of SHA-256 in base64url
+_SIGNATURE = "[A-Za-z0-9_-]{43}"  # 32 bytes of SHA-256 in base64url
 _COMPARE_CLOCKS = "compare the clock of your server with that of this machine"
 _NO_VALUE = ("undefined", "null", "None", "nil", "[object Object]")
 
@@ -1212,7 +1211,7 @@ def _header_faults(header: dict[str, Any], kind: str) -> Iterator[_Fault]:
 
         region = header.get("twr")
         if region is not None and not (
-            isinstance(region, str) and _REGION.fullmatch(region)
+            isinstance(region, str) and re.fullmatch(_REGION, region)
         ):
             words = "must be a region, such as ie1; make a new token"
             yield "header.twr", words, "", "20101"
@@ -1222,7 +1221,7 @@ def _header_faults(header: dict[str, Any], kind: str) -> Iterator[_Fault]:
 
 
 def _signature_faults(signature: str) -> Iterator[_Fault]:
-    if not _SIGNATURE.fullmatch(signature):
+    if not re.fullmatch(_SIGNATURE, signature):
         words = (
             "must be 43 characters of base64url; it is cut off, padded, or of another "
             "algorithm than HS256"
