@@ -2641,6 +2641,9 @@ class ProblemsTest(unittest.TestCase):
             # One line for both.
             (late, NOW + 1, NOW + 2, [("claims.nbf", "20105")]),
             (late, NOW * 1000, NOW * 1000, [("claims.nbf", "20105")]),
+            (late, NOW * 1000, NOW + 1, [("claims.iat", ""), ("claims.nbf", "20105")]),
+            (late, NOW + 1, NOW * 1000, [("claims.iat", ""), ("claims.nbf", "20105")]),
+            (late, "0", "0", [("claims.iat", ""), ("claims.nbf", "20105")]),
             (late, NOW + 1, "0", [("claims.iat", ""), ("claims.nbf", "20105")]),
             (late, None, NOW + 1, [("claims.iat", ""), ("claims.nbf", "20105")]),
         ]

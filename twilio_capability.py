@@ -1286,14 +1286,14 @@ def _time_faults(claims: dict[str, Any], now: int) -> Iterator[_Fault]:
 
     iat: Any = claims.get("iat")
     nbf: Any = claims.get("nbf")
-    are_both_later = _is_number(iat) and _is_number(nbf) and min(iat, nbf) > now
-    words = _start_fault(iat, now) if "iat" in claims and not are_both_later else ""
-    if words:
-        yield "claims.iat", words, "", ""
-    words = _start_fault(nbf, now) if "nbf" in claims else ""
-    if words:
-        words += "; so it is with iat" if are_both_later else ""
-        yield "claims.nbf", words, "", "20105"
+    iat_words = _start_fault(iat, now) if "iat" in claims else ""
+    nbf_words = _start_fault(nbf, now) if "nbf" in claims else ""
+    is_one_fault = iat_words == nbf_words != "" and _is_number(iat)
+    if iat_words and not is_one_fault:
+        yield "claims.iat", iat_words, "", ""
+    if nbf_words:
+        also = "; so it is with iat" if is_one_fault else ""
+        yield "claims.nbf", nbf_words + also, "", "20105"
 
     if "aud" in claims:
         yield "claims.aud", "must not be there; verify_token refuses it", "", ""
