@@ -1146,9 +1146,9 @@ class ArgumentsTest(unittest.TestCase):
     def test_an_error_about_a_sid_says_what_was_given(self) -> None:
         real_sid = "0123456789abcdef" * 2
         for argument, bad, hint in (
-            ("account_sid", "", "it is empty; give the account's"),
-            ("account_sid", "AC123\r", "remove the white space at its ends"),
-            ("application_sid", "\ufeffAP1", "remove the white space at its ends"),
+            ("account_sid", "", "it is empty; give the account's SID"),
+            ("account_sid", "AC123\r", "remove the white space or byte order mark"),
+            ("application_sid", "\ufeffAP1", "remove the white space or byte order"),
             ("account_sid", '"AC123"', "remove the quotes around it"),
             ("api_key_sid", "'SK1'", "remove the quotes around it"),
             ("account_sid", "AC", "it is cut off, or has another character"),
@@ -1158,7 +1158,14 @@ class ArgumentsTest(unittest.TestCase):
             ("application_sid", "AC1", "the account's SID; give the TwiML app's"),
             ("push_credential_sid", "AP1", "app's SID; give the push credential's"),
             ("api_key_sid", "AC1", "the account's SID; make an API key, and give its"),
-            ("account_sid", "PN" + real_sid, "SID of something else; give the account"),
+            (
+                "account_sid",
+                "PN" + real_sid,
+                "something else's SID; give the account's",
+            ),
+            ("application_sid", "pn" + real_sid, "A-Za-z0-9: give the TwiML app's"),
+            ("api_key_sid", "AP" + "a" * 30, "was it swapped with api_key_secret?"),
+            ("api_key_sid", "sk" + "a" * 30, "was it swapped with api_key_secret?"),
             ("application_sid", "my app", "A-Za-z0-9: give the TwiML app's"),
             ("api_key_sid", "secret", "was it swapped with api_key_secret?"),
         ):
@@ -2679,6 +2686,28 @@ class ProblemsTest(unittest.TestCase):
                     token = good_token("capability", {"claims.scope": scope})
                     expected = [] if codes is None else [("scopes[1]" + place, codes)]
                     self.assertEqual(faults(token), expected)
+
+    def test_what_may_be_a_secret_in_iss_is_said_to_be_known(self) -> None:
+        for may_be_secret, iss in (
+            (True, "pbv3xQq0TtYy1Zz2Aa3Bb4Cc5Dd6Ee7F"),
+            (True, "AP" + "v3" * 15),
+            (True, "sk-live"),
+            (False, "SK123"),
+            (False, REAL_APP),
+            (False, REAL_KEY.lower()),
+            (False, f'"{REAL_KEY}"'),
+            (False, REAL_KEY + "\n"),
+            (False, "PN" + REAL_KEY[2:]),
+            (False, ""),
+        ):
+            for kind, advice in (
+                ("access", "delete the key"),
+                ("capability", "change"),
+            ):
+                with self.subTest(kind=kind, iss=iss):
+                    token = good_token(kind, {"claims.iss": iss})
+                    (line,) = inspect_token(token, now=NOW)["problems"]
+                    self.assertEqual(advice in line, may_be_secret)
 
     def test_a_sid_has_32_hex_digits(self) -> None:
         for kind, place, prefix in (
