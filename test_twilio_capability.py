@@ -2323,6 +2323,11 @@ class InspectTokenTest(unittest.TestCase):
             ("begins at eyJ; remove", [f"**{token}**", f"token: {header}.{payload}"]),
             ("percent-encoded", [token.replace(".", "%2E"), "%2e", "a%3D.b.c"]),
             ("not ASCII", ["é.b.c", "\ud800.b.c", "a.b.é"]),
+            (
+                "is no token; look",
+                ["https://my-app.twil.io/token", "http://127.0.0.1/"],
+            ),
+            ("is no token; look", ["Error. Please log in. Bye", "no (token).x.y"]),
             ("cut off, or is no token", [token[:30], "eyJ", "hello", "a.b"]),
             (
                 "cut off, or is no token",
@@ -3269,7 +3274,7 @@ class CommandLineTest(unittest.TestCase):
         for command in ("verify", "inspect"):
             self.assert_fails(1, "the name of a file.*< FILE", command, str(MODULE))
             self.assert_fails(1, "must be a bare JWT", command, str(HERE))
-            self.assert_fails(1, "is cut off", command, "no-such-file\0")
+            self.assert_fails(1, "must be a bare JWT", command, "no-such-file\0")
 
     def test_verify_says_nothing_of_a_token_when_the_secret_is_at_fault(self) -> None:
         token = alice(auth_token=AUTH_TOKEN).generate_token(now=NOW)

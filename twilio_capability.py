@@ -954,10 +954,13 @@ _MAX_DEPTH = 100
 # Scopes in a report; without a limit, 24,000 of one letter each made 3 MB of it.
 _MAX_SCOPES = 100
 
-# A token with nothing around it, in base64 of any kind, where "{" becomes ey or ew; one
-# from its header to a signature of SHA-256; and one in any text, cut off or not.
+# One with nothing around it, in base64 of any kind, where JSON's "{" becomes ey or ew.
 _BARE_TOKEN = r"e[wy][A-Za-z0-9+/=_-]*\.[A-Za-z0-9+/=_-]+\.[A-Za-z0-9+/=_-]*"
+
+# One from its header to a signature of SHA-256.
 _WHOLE_TOKEN = r"eyJ[A-Za-z0-9_-]*\.eyJ[A-Za-z0-9_-]*\.[A-Za-z0-9_-]{43}"
+
+# One in any text, with its signature or without.
 _ANY_TOKEN = r"eyJ[A-Za-z0-9_-]*\.[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)?"
 
 
@@ -1046,6 +1049,7 @@ def _disguise(token: str) -> str:
     if re.match(r"(authorization: ?)?bearer\b", text, re.IGNORECASE):
         return "it has Bearer before it; remove that"
 
+    # A whole token beside other words has text around it, and no white space in it.
     is_whole = len(words) > 1 and any(re.fullmatch(_WHOLE_TOKEN, w) for w in words)
     if squeezed != token and re.fullmatch(_BARE_TOKEN, squeezed) and not is_whole:
         return (
@@ -1066,6 +1070,8 @@ def _disguise(token: str) -> str:
         return "it is percent-encoded; decode it first"
     if not text.isascii():
         return "it has characters that are not ASCII"
+    if re.search("[^A-Za-z0-9+/=_.-]|://", text) and not re.match("e[wy]", text):
+        return "it is no token; look at what your token URL answers"
     if text.count(".") < 2:
         return "it is cut off, or is no token: a JWT has three segments, joined by dots"
     if text.count(".") > 2:
