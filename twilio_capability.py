@@ -438,9 +438,12 @@ def _check_name(argument: str, value: str, most: int, lenient: bool) -> str:
     if not 1 <= len(name) <= most:
         raise ValueError(f"{argument} must be 1 to {most} characters long")
 
-    message = f"{argument} must match {allowed.pattern}"
     if name[0] == " ":
-        message += "; it begins with a space: was a + in it not encoded?"
+        raise ValueError(
+            f"{argument} must not begin with a space: was a + in it not encoded?"
+        )
+
+    message = f"{argument} must match {allowed.pattern}"
     if not _SURROGATE.search(name) and len(_encoded_name(name)) <= most:
         message += "; encode_client_name makes such a name of any text"
     if _LENIENT_NAME.fullmatch(name):
@@ -893,8 +896,10 @@ def _check_params(argument: str, params: Any, *types: type) -> dict[str, Any]:
         raise TypeError(f"{argument} must be a mapping, not {type(params).__name__}")
 
     copy: dict[str, Any] = {}
-    items = params.items()
-    for pair in items if hasattr(items, "__iter__") else [items]:
+    pairs: Any = params.items()
+    if not hasattr(pairs, "__iter__"):
+        pairs = [pairs]  # no pair, as a Mock gives: refused below
+    for pair in pairs:
         if not isinstance(pair, tuple) or len(pair) != 2:
             raise TypeError(f"{argument} must be a mapping whose items() are pairs")
         name = _check_text(argument + " name", pair[0], str)
@@ -1411,15 +1416,19 @@ def _scope_faults(scope: object, reports: list[dict[str, Any]]) -> Iterator[_Fau
 
 
 def _unreadable(uri: str) -> str:
-    """Return why a scope is no scope URI."""
-    fields = uri.partition("?")[2].split("&")
-    names = [field.partition("=")[0] for field in fields if "=" in field]
-    if names and len(set(names)) < len(fields):
+    """Return why a scope cannot be read."""
+    head, _, query = uri.partition("?")
+    if not query or not re.fullmatch(f"scope:{_SCOPE_WORD}:{_SCOPE_WORD}", head):
+        return "must be a scope URI, such as scope:client:incoming?clientName=Alice"
+
+    fields = query.split("&")
+    names = [field.partition("=")[0] for field in fields]
+    if len(set(names)) < len(names) or not all("=" in field for field in fields):
         return (
             "has broken params; was an = or & in them not encoded? appParams and "
             "params must be encoded as a whole"
         )
-    return "must be a scope URI, such as scope:client:incoming?clientName=Alice"
+    return "has params that are not percent-encoded UTF-8; encode each value"
 
 
 def _readable_scope_faults(place: str, report: dict[str, Any]) -> Iterator[_Fault]:
@@ -1548,7 +1557,7 @@ def _outgoing_faults(place: str, outgoing: dict[str, Any]) -> Iterator[_Fault]:
     if isinstance(params, dict):
         types = {type(value) for value in params.values()}
         if not types <= {str, int, float, bool}:
-            words = "must be an object of strings and numbers, and nothing within them"
+            words = "must hold strings, numbers, true and false, and nothing else"
             yield place + ".params", words, "", ""
     elif params is not None and not isinstance(params, str):
         words = f"must be an object of strings and numbers, not {_json_type(params)}"
