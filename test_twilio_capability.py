@@ -3115,10 +3115,10 @@ class CommandLineTest(unittest.TestCase):
     def test_all_missing_variables_are_named_at_once(self) -> None:
         plain = ["generate", "--incoming", "a"]
         misnamed = {"TWILIO_API_KEY_SID": "SK1", "TWILIO_API_KEY_SECRET": "s3cr3t"}
-        account, key = "TWILIO_ACCOUNT_SID", "TWILIO_API_KEY and TWILIO_API_SECRET"
+        account, key = "TWILIO_ACCOUNT_SID", "TWILIO_API_KEY, TWILIO_API_SECRET"
         for names, arguments, env in (
-            (f"{account} and TWILIO_AUTH_TOKEN", plain, {}),
-            (f"{account} and {key}", [*plain, "--access"], misnamed),
+            (f"{account}, TWILIO_AUTH_TOKEN", plain, {}),
+            (f"{account}, {key}", [*plain, "--access"], misnamed),
             (key, [*plain, "--access"], {**misnamed, account: "AC1"}),
         ):
             reason = f"capability: {names} must be set in the environment"
@@ -3127,8 +3127,10 @@ class CommandLineTest(unittest.TestCase):
     # fmt: off
     def test_wrong_usage_is_one_line_and_status_2(self) -> None:
         cases = [
-            ("required: COMMAND", ""),
-            (r"choose generate, verify or inspect \(see \S+ --help\)", "genrate"),
+            (r"required: COMMAND; choose generate, .* \(see \S+ --help\)", ""),
+            (r"arguments --incomming \(see \S+ --help\)", "--incomming"),
+            ("choose generate.*, and give options behind it", "--incoming a generate"),
+            (r"choose generate, verify or inspect, .* \(see \S+ --help\)", "genrate"),
             ("choose generate, verify or inspect", "AC123123 s3cr3t"),
             (r"arguments \(see \S+ generate --help\)", "generate AC123123 s3cr3t"),
             (r"arguments \(see \S+ generate --help\)", "generate -ps3cr3t"),

@@ -1629,8 +1629,10 @@ def _run(argv: Sequence[str] | None) -> tuple[int, str, str]:
         # Of what is not known, nothing but the name of an option can be shown safely.
         names = [word.partition("=")[0] for word in unknown]
         shown = "".join([f" {n}" for n in names if re.fullmatch("--[A-Za-z-]+", n)])
-        command = f"{parser.prog} {given.command}"
+        command = " ".join([parser.prog, *filter(None, [given.command])])
         return 2, "", f"unrecognized arguments{shown} (see {command} --help)"
+    if given.command is None:
+        return 2, "", f"required: COMMAND; {_CHOOSE} (see {parser.prog} --help)"
 
     try:
         if given.command == "generate":
@@ -1638,21 +1640,39 @@ def _run(argv: Sequence[str] | None) -> tuple[int, str, str]:
         token = given.token
         if token in (None, "-"):
             token = _standard_input()
-        return _read(token, is_verifying=given.command == "verify")
+        return _report_on(token, is_verifying=given.command == "verify")
     except InvalidTokenError as error:
         if given.token and os.path.isfile(given.token):
-            return 1, "", "TOKEN is the name of a file: to read the token in it, < FILE"
+            return 1, "", "TOKEN is the name of a file: to read it, use < FILE"
         return 1, "", str(error)
     except ValueError as error:
         return 2, "", str(error)
 
 
-def _read(token: str, is_verifying: bool) -> tuple[int, str, str]:
-    """Return the report on a token, as _run does; with the verdict of verify, if so."""
+def _report_on(token: str, is_verifying: bool) -> tuple[int, str, str]:
+    """Return what _run does: the report on a token, and maybe why it is refused."""
     now = time.time()
     report = inspect_token(token, now=now)
-    failure = _verify(token, report, now) if is_verifying else ""
+    failure = ""
+    if is_verifying:
+        report["signature"], failure = _verify(token, report["kind"], now)
+        report["problems"] += _sid_problems(report["kind"], report["claims"])
     return 1 if failure else 0, json.dumps(report, indent=2) + "\n", failure
+
+
+_CHOOSE = "choose generate, verify or inspect"
+_EPILOGS = {
+    "generate": "Example: twilio-capability generate --incoming Alice. Set "
+    "TWILIO_ACCOUNT_SID, and TWILIO_AUTH_TOKEN or (--access) TWILIO_API_KEY and "
+    "TWILIO_API_SECRET, in the environment.",
+    "verify": "Example: twilio-capability verify < token.txt. Set TWILIO_AUTH_TOKEN "
+    "for a capability token, TWILIO_API_SECRET for an access token, in the "
+    "environment. TWILIO_ACCOUNT_SID and TWILIO_API_KEY, if set, are compared with the "
+    "token's.",
+    "inspect": "Example: twilio-capability inspect < token.txt. It checks no "
+    "signature, and reads no environment variable: neither TWILIO_AUTH_TOKEN nor "
+    "TWILIO_API_SECRET.",
+}
 
 
 def _parser() -> ArgumentParser:
@@ -1664,40 +1684,34 @@ def _parser() -> ArgumentParser:
             # before a quote.
             fault = re.split(r":? ['\"]", message)[0]
             if "invalid choice" in fault:
-                fault += "; choose generate, verify or inspect"
+                fault += f"; {_CHOOSE}, and give options behind it"
             raise ValueError(f"{fault} (see {self.prog} --help)")
 
-    def pair(text: str) -> tuple[str, str]:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise argparse.ArgumentTypeError("must be KEY=VALUE")
-        return key, value
-
-    def parser_options(epilog: str) -> Any:
-        return {"allow_abbrev": False, "epilog": epilog}
-
-    for_generate = parser_options(
-        "Example: twilio-capability generate --incoming Alice. Set TWILIO_ACCOUNT_SID, "
-        "and TWILIO_AUTH_TOKEN or (--access) TWILIO_API_KEY and TWILIO_API_SECRET, in "
-        "the environment."
+    parser = Parser(
+        prog="twilio-capability", allow_abbrev=False, epilog=_EPILOGS["generate"]
     )
-    for_verify = parser_options(
-        "Example: twilio-capability verify < token.txt. Set TWILIO_AUTH_TOKEN for a "
-        "capability token, TWILIO_API_SECRET for an access token, in the environment. "
-        "TWILIO_ACCOUNT_SID and TWILIO_API_KEY, if set, are compared with the token's."
-    )
-    for_inspect = parser_options(
-        "Example: twilio-capability inspect < token.txt. It checks no signature, and "
-        "reads neither TWILIO_AUTH_TOKEN nor TWILIO_API_SECRET."
-    )
-
-    parser = Parser(prog="twilio-capability", **for_generate)
     parser.add_argument(
         "--version", action="version", version=f"%(prog)s {__version__}"
     )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for name, words in (
+        ("generate", "print a new token"),
+        ("verify", "check a token and show it"),
+        ("inspect", "show one, unchecked"),
+    ):
+        command = commands.add_parser(
+            name, help=words, allow_abbrev=False, epilog=_EPILOGS[name]
+        )
+        if name == "generate":
+            _add_options(command)
+        else:
+            command.add_argument(
+                "token", metavar="TOKEN", nargs="?", help="default: standard input"
+            )
+    return parser
 
-    generate = commands.add_parser("generate", help="print a new token", **for_generate)
+
+def _add_options(generate: ArgumentParser) -> None:
     many: Any = {"action": "append", "default": []}
     generate.add_argument(
         "--incoming",
@@ -1714,7 +1728,7 @@ def _parser() -> ArgumentParser:
     generate.add_argument(
         "--param",
         metavar="KEY=VALUE",
-        type=pair,
+        type=_pair,
         help="passed to the app; repeatable",
         **many,
     )
@@ -1724,7 +1738,7 @@ def _parser() -> ArgumentParser:
     generate.add_argument(
         "--event-filter",
         metavar="KEY=VALUE",
-        type=pair,
+        type=_pair,
         help="which ones; repeatable",
         **many,
     )
@@ -1757,15 +1771,15 @@ def _parser() -> ArgumentParser:
         "--region", metavar="REGION", help="such as ie1 or au1; with --access only"
     )
 
-    verify = commands.add_parser(
-        "verify", help="check a token and show it", **for_verify
-    )
-    inspect = commands.add_parser("inspect", help="show one, unchecked", **for_inspect)
-    for reader in (verify, inspect):
-        reader.add_argument(
-            "token", metavar="TOKEN", nargs="?", help="default: standard input"
-        )
-    return parser
+
+def _pair(text: str) -> tuple[str, str]:
+    """Return the key and the value in an option's argument."""
+    from argparse import ArgumentTypeError
+
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ArgumentTypeError("must be KEY=VALUE")
+    return key, value
 
 
 def _generate(given: Namespace) -> str:
@@ -1828,9 +1842,7 @@ def _variables(*names: str, reason: str = "") -> list[str]:
     """Return environment variables, of which none may be missing or empty."""
     missing = [name for name in names if not os.environ.get(name)]
     if missing:
-        raise ValueError(
-            f"{reason}{' and '.join(missing)} must be set in the environment"
-        )
+        raise ValueError(f"{reason}{', '.join(missing)} must be set in the environment")
     return [os.environ[name] for name in names]
 
 
@@ -1847,42 +1859,28 @@ def _standard_input() -> str:
 
 
 # Of each kind of token: its name, the variable with the secret that should sign it,
-# and the other one; then what its claims are compared with.
+# and the other one.
 _KINDS = {
     "capability": ("a capability token", "TWILIO_AUTH_TOKEN", "TWILIO_API_SECRET"),
     "access": ("an access token", "TWILIO_API_SECRET", "TWILIO_AUTH_TOKEN"),
     "unknown": ("a token of unknown kind", "TWILIO_AUTH_TOKEN", "TWILIO_API_SECRET"),
 }
-_SIDS = {
-    "capability": [("iss", "AC", "TWILIO_ACCOUNT_SID")],
-    "access": [("iss", "SK", "TWILIO_API_KEY"), ("sub", "AC", "TWILIO_ACCOUNT_SID")],
-    "unknown": [],
-}
 
 
-def _verify(token: str, report: dict[str, Any], now: float) -> str:
-    """Add to a report what the environment tells; return why the token is refused."""
-    kind, variable, other_variable = _KINDS[report["kind"]]
-    (secret,) = _variables(variable, reason=f"this is {kind}: ")
-
-    for name, prefix, sid_variable in _SIDS[report["kind"]]:
-        sid, own = report["claims"].get(name), os.environ.get(sid_variable)
-        if own and own != sid and _is_real_sid(sid, prefix):
-            words = f"is not the {sid_variable} that is set in the environment"
-            report["problems"].append(f"claims.{name}: {words}")
-
-    failure = ""
+def _verify(token: str, kind: str, now: float) -> tuple[str, str]:
+    """Return what the signature is, and why the token is refused, if it is."""
+    words, variable, other_variable = _KINDS[kind]
+    (secret,) = _variables(variable, reason=f"this is {words}: ")
     try:
         verify_token(token, secret, now=now)
     except InvalidSignatureError as error:
-        report["signature"] = "invalid"
         if _is_signed_with(other_variable, token, now):
-            return f"it is signed with {other_variable}; {kind} needs {variable}"
-        return str(error)
+            reason = f"the token is signed with {other_variable}; {words} needs "
+            return "invalid", reason + variable
+        return "invalid", str(error)
     except InvalidTokenError as error:
-        failure = str(error)
-    report["signature"] = "valid"
-    return failure
+        return "valid", str(error)
+    return "valid", ""
 
 
 def _is_signed_with(variable: str, token: str, now: float) -> bool:
@@ -1896,6 +1894,25 @@ def _is_signed_with(variable: str, token: str, now: float) -> bool:
     except ValueError:
         return False  # it cannot be a secret
     return True
+
+
+def _sid_problems(kind: str, claims: dict[str, Any]) -> list[str]:
+    """Return a line for each SID in a token that is not the one that is set."""
+    places = {
+        "capability": [("iss", "AC", "TWILIO_ACCOUNT_SID")],
+        "access": [
+            ("iss", "SK", "TWILIO_API_KEY"),
+            ("sub", "AC", "TWILIO_ACCOUNT_SID"),
+        ],
+        "unknown": [],
+    }
+    problems = []
+    for name, prefix, variable in places[kind]:
+        sid, own = claims.get(name), os.environ.get(variable)
+        if own and own != sid and _is_real_sid(sid, prefix):
+            words = f"is not the {variable} that is set in the environment"
+            problems.append(f"claims.{name}: {words}")
+    return problems
 
 
 if __name__ == "__main__":
