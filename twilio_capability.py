@@ -934,7 +934,7 @@ def _check_ttl(ttl: int) -> int:
 # ==== What follows only explains, and is the command line =============================
 #
 # Nothing above names it. Who wants to vendor only what makes and verifies tokens cuts
-# the file here: sed '/^# ====/,$d' twilio_capability.py
+# the file here: sed '/What follows only explains/,$d' twilio_capability.py
 
 import os
 import sys
