@@ -1491,13 +1491,25 @@ class SecretsTest(unittest.TestCase):
         error = None
         try:
             call()
-        except (TypeError, ValueError) as caught:  # assertRaises clears the frames
+        except (TypeError, ValueError, MemoryError) as caught:
+            # assertRaises would clear the frames.
             error = caught
             frames = list(frames_of(error))
             self.assertNotEqual(frames, [])
             for text in texts:
                 self.assertNotIn(text, repr(frames))
         self.assertIsNotNone(error)
+
+    def test_no_frame_holds_them_when_signing_is_cut_short(self) -> None:
+        token = Capability("AC1", self.SECRET).generate_token()
+        with mock.patch.object(hmac, "digest", side_effect=MemoryError):
+            for call in (
+                Capability("AC1", self.SECRET).generate_token,
+                partial(alice().generate_access_token, "SK1", self.SECRET),
+                partial(verify_token, token, self.SECRET),
+            ):
+                with self.subTest(call=call.__class__):
+                    self.assert_hidden(call, self.SECRET)
 
     def test_no_frame_holds_them_when_a_token_is_at_fault(self) -> None:
         secret = self.SECRET

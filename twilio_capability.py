@@ -307,9 +307,10 @@ class Capability:
             "exp": issued + ttl,
             "grants": {"identity": self._only_name(identity), "voice": voice},
         }
-        key = _check_secret("api_key_secret", secret)
         return _make_token(
-            _base64url(_to_json(header).encode()), _to_json(payload), key
+            _base64url(_to_json(header).encode()),
+            _to_json(payload),
+            _check_secret("api_key_secret", secret),
         )
 
     def _granted(self, scope: str) -> list[Any]:
@@ -505,11 +506,11 @@ def verify_token(
 def _is_authentic(signing_input: bytes, signature: bytes, secret: str) -> bool:
     """Compare the base64url text, not its bytes, so that it has only one spelling.
 
-    This is a function of its own so that the key is gone before an error is raised:
-    error trackers send the local variables of each frame along.
+    This is a function of its own so that the right signature is gone before an error is
+    raised: error trackers send the local variables of each frame along.
     """
-    key = _check_secret("secret", secret)
-    return hmac.compare_digest(_signature(signing_input, key), signature)
+    right = _signature(signing_input, _check_secret("secret", secret))
+    return hmac.compare_digest(right, signature)
 
 
 def _check_header(header: dict[str, Any]) -> None:
@@ -572,14 +573,14 @@ def _base64url(data: bytes) -> bytes:
     return base64.urlsafe_b64encode(data).rstrip(b"=")
 
 
-def _signature(signing_input: bytes, key: bytes) -> bytes:
-    return _base64url(hmac.digest(key, signing_input, hashlib.sha256))
+def _signature(signing_input: bytes, secret: bytes) -> bytes:
+    return _base64url(hmac.digest(secret, signing_input, hashlib.sha256))
 
 
-def _make_token(header: bytes, payload: str, key: bytes) -> str:
+def _make_token(header: bytes, payload: str, secret: bytes) -> str:
     """Return the token made of an encoded header and a payload in JSON."""
     signing_input = header + b"." + _base64url(payload.encode())
-    return (signing_input + b"." + _signature(signing_input, key)).decode()
+    return (signing_input + b"." + _signature(signing_input, secret)).decode()
 
 
 def _check_token(token: str) -> str:
@@ -858,8 +859,8 @@ def _is_real_sid(value: object, prefix: str) -> bool:
 def _check_secret(argument: str, secret: str) -> bytes:
     """Return the key for HMAC that is made from `secret`, a non-empty str.
 
-    Here and in the callers a secret has no other name, and a key has none when an error
-    leaves: error trackers send local variables along, and hide those of that name.
+    Here and in the callers it has no other name, nor has the key: error trackers send
+    local variables along, and hide those of that name.
     """
     secret = _check_type(argument, secret, str)
     if not secret:
