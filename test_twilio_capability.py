@@ -2298,7 +2298,10 @@ class InspectTokenTest(unittest.TestCase):
         self.assertLess(set("+/="), set(standard))
         for what, texts in (
             ("is empty", ["", " ", "\n", "\ufeff", " \ufeff\r\n"]),
-            ("writes for no value", ["undefined", "null", "None", "[object Object]\n"]),
+            (
+                "writes for no value",
+                ["undefined", "null", "None", "[object Promise]\n"],
+            ),
             (
                 "is a web page or XML",
                 ["<!DOCTYPE html>" + token, '\n <?xml version="1"?>'],
@@ -2326,6 +2329,12 @@ class InspectTokenTest(unittest.TestCase):
             ("in standard base64", [f"{header}.{standard}.{signature}="]),
             ("two tokens", [token + token, f"{token}\n{token}", f"{token},{token}"]),
             ("two tokens", [f"old: {token} new: {token}", f"{token}.{token}"]),
+            ("begins at eyJ; remove", ["a.b.c." + token, "Your token... " + token]),
+            ("begins at eyJ; remove", [token + ". Thanks", token + "..."]),
+            ("is shortened", [token[:60] + "..." + token[-20:], header + "..."]),
+            ("is shortened", [header + "\u2026", f"{header}.eyJ\u2026"]),
+            ("that no token has", [token[:150] + "\n> " + token[150:]]),
+            ("white space, a line", ["\ufeffa.b.c", "\u00a0abc.def.ghi"]),
             ("an encrypted token, as Twilio Flex", ["a.b.c.d.e", f"{header}..x.y.z"]),
             ("begins at eyJ; remove", [label + token for label in before]),
             ("begins at eyJ; remove", [token + end for end in behind]),

@@ -1037,10 +1037,11 @@ def _disguise(token: str) -> str:
     text = " ".join(words)
     squeezed = "".join(words)
     token_in_it = _find_token(text)
+    white_space = "it has white space, a line break or a byte order mark; remove that"
 
     if not text:
         return "it is empty"
-    if text in _NO_VALUE:
+    if text in _NO_VALUE or text.startswith("[object "):
         return "it is what a program writes for no value; look where your token is lost"
     if text[0] == "<":
         return "it is a web page or XML; look at what your token URL answers"
@@ -1058,14 +1059,14 @@ def _disguise(token: str) -> str:
     # A whole token beside other words has text around it, and no white space in it.
     is_whole = len(words) > 1 and any(re.fullmatch(_WHOLE_TOKEN, w) for w in words)
     if squeezed != token and re.fullmatch(_BARE_TOKEN, squeezed) and not is_whole:
-        return (
-            "it has white space, a line break or a byte order mark in it; remove that"
-        )
+        return white_space
     if re.fullmatch(_BARE_TOKEN, text) and set("+/=") & set(text[: text.rfind(".")]):
         return "it is in standard base64; a JWT has - for +, _ for / and no ="
-    if text.count(".eyJ") > 1 and text.count(".") > 3:
+    # The payload of each has .eyJ, and the next header stands behind a signature.
+    pieces = text.split(".eyJ")
+    if len(pieces) > 3 or any("eyJ" in p.partition(".")[2] for p in pieces[1:-1]):
         return "it is two tokens, run together; take one of them"
-    if re.fullmatch(r"[A-Za-z0-9_.-]+", text) and text.count(".") == 4:
+    if re.fullmatch(r"[\w-]+\.[\w-]*(\.[\w-]+){3}", text, re.ASCII):
         return (
             "it has five segments: an encrypted token, as Twilio Flex has, and none "
             "for Voice"
@@ -1074,6 +1075,8 @@ def _disguise(token: str) -> str:
         return "it has other text around it: it begins at eyJ; remove the rest"
     if re.search("%[0-9A-Fa-f]{2}", text):
         return "it is percent-encoded; decode it first"
+    if text.startswith("eyJ") and ("..." in text or "\u2026" in text):
+        return "it is shortened; take the whole token"
     if not text.isascii():
         return "it has characters that are not ASCII"
     if re.search("[^A-Za-z0-9+/=_.-]|://", text) and not re.match("e[wy]", text):
@@ -1084,6 +1087,10 @@ def _disguise(token: str) -> str:
         return "it has more than three segments"
     if re.match(r"(?!e[wy])[^.]*\.ey", text):
         return "it is cut off at its beginning"
+    if re.search("[^A-Za-z0-9+/=_.-]", squeezed[: squeezed.rfind(".")]):
+        return "it has characters that no token has; remove them"
+    if squeezed != token:
+        return white_space
     return ""
 
 
@@ -1105,7 +1112,9 @@ def _has_text_around(text: str, token: re.Match[str]) -> bool:
     if before and not re.fullmatch(r"[A-Za-z0-9_-]*\.", before):
         return True
     # What is base64 belongs to the signature, and what a dot begins is a segment.
-    return bool(token[1]) and not re.fullmatch(r"(\.[^.]+)*|[A-Za-z0-9+/=_-]+", behind)
+    return bool(token[1]) and not re.fullmatch(
+        r"(\.[\w+/=-]+)*|[\w+/=-]+", behind, re.ASCII
+    )
 
 
 def _is_deep(json_object: dict[str, Any]) -> bool:
@@ -1167,7 +1176,7 @@ _Y2001 = 10**9  # seconds: before it, a time is a duration, or was never set
 _Y2286 = 10**10  # seconds: from it on, a time is in milliseconds or microseconds
 _SIGNATURE = "[A-Za-z0-9_-]{43}"  # 32 bytes of SHA-256 in base64url
 _COMPARE_CLOCKS = "compare the clock of your server with that of this machine"
-_NO_VALUE = ("undefined", "null", "None", "nil", "[object Object]")
+_NO_VALUE = ("undefined", "null", "None", "nil", "NaN")  # or [object Object]
 
 # What a scope may have; twilio-node, -java and -csharp write filters as appParams.
 _SCOPE_PARAMS = {
@@ -1461,7 +1470,7 @@ def _readable_scope_faults(place: str, report: dict[str, Any]) -> Iterator[_Faul
 
 def _name_faults(place: str, name: str, most: int) -> Iterator[_Fault]:
     """Judge a client name, which is not empty."""
-    if name in _NO_VALUE:
+    if name in _NO_VALUE or name.startswith("[object "):
         words = "is what a program writes for no value; give the name of the device"
         yield place, words, "", ""
     elif name.startswith("client:"):
