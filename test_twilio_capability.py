@@ -2507,6 +2507,9 @@ LINES: list[tuple[str, dict[str, Any], str]] = [
     ("access", {"claims.sub": REAL_KEY},
      ("claims.sub: must be the account's SID, not the API key's, which belongs in iss "
       "(Twilio errors 20103, 20101)")),
+    ("access", {"claims.sub": f"'{REAL_ACCOUNT}' "},
+     ("claims.sub: must be the account's SID, without quotes or white space around it "
+      "(Twilio errors 20103, 20101)")),
     ("access", {"claims.sub": MISSING},
      ("claims.sub: is missing; it must be the account's SID "
       "(Twilio errors 20103, 20101)")),
@@ -2574,7 +2577,8 @@ LINES: list[tuple[str, dict[str, Any], str]] = [
     ("capability", {"claims.scope": NAMED + "José"},
      "scopes[0]: has params that are not percent-encoded UTF-8; encode each value"),
     ("capability", {"claims.scope": "https://example.com/?a&b"},
-     ("scopes[0]: must be a scope URI, such as scope:client:incoming?clientName=Alice")),
+     ("scopes[0]: must be a scope URI, such as scope:client:incoming?clientName=Alice; "
+      "was a space before it not encoded?")),
     ("capability", {"claims.scope": APP_PARAMS + "a=1&b=2"},
      ("scopes[0].params: has one that client:outgoing does not have; was an = or & not "
       "encoded?")),
@@ -2726,6 +2730,7 @@ class ProblemsTest(unittest.TestCase):
             (False, REAL_KEY + "\n"),
             (False, "PN" + REAL_KEY[2:]),
             (False, ""),
+            (False, "undefined"),
         ):
             for kind, advice in (
                 ("access", "delete the key"),
@@ -3112,6 +3117,10 @@ class CommandLineTest(unittest.TestCase):
             make = partial(device.generate_access_token, "SK123123", API_SECRET)
             given = ["generate", "--access", *arguments.split(), *outgoing.split()]
             self.assert_prints(make(now=NOW, **options), *given)
+        make = partial(Capability("AC123123").generate_access_token, "SK123123")
+        token = make(API_SECRET, identity="a", push_credential_sid="CR1", now=NOW)
+        phone_only = "generate --access --identity a --push-credential CR1"
+        self.assert_prints(token, *phone_only.split())
 
     def test_a_kind_of_token_needs_no_variable_of_the_other(self) -> None:
         plain = without("TWILIO_API_KEY", "TWILIO_API_SECRET")

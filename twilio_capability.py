@@ -1301,6 +1301,8 @@ def _sid_fault(holder: dict[str, Any], name: str, prefix: str) -> str:
         return f"must be {owner} SID, a string, not {_json_type(sid)}"
     if _is_real_sid(sid, prefix):
         return ""
+    if _is_real_sid(sid.strip().strip("\"'"), prefix):
+        return f"must be {owner} SID, without quotes or white space around it"
     if sid[:2] != prefix and _sid_owner(sid):
         return f"must be {owner} SID, not {_sid_owner(sid)}"
     return f"must be {owner} SID, {prefix} and 32 hex digits"
@@ -1308,7 +1310,7 @@ def _sid_fault(holder: dict[str, Any], name: str, prefix: str) -> str:
 
 def _may_be_secret(value: Any) -> bool:
     """Tell whether this is no SID, not even one in quotes or in lower case."""
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str) or value in ("", *_NO_VALUE):
         return False
     return not _sid_owner(value.strip().strip("\"'").upper())
 
@@ -1427,6 +1429,11 @@ def _scope_faults(scope: object, reports: list[dict[str, Any]]) -> Iterator[_Fau
 
 def _unreadable(uri: str) -> str:
     """Return why a scope cannot be read."""
+    if not uri.startswith("scope:"):
+        return (
+            "must be a scope URI, such as scope:client:incoming?clientName=Alice; was "
+            "a space before it not encoded?"
+        )
     head, _, query = uri.partition("?")
     if not query or not re.fullmatch(f"scope:{_SCOPE_WORD}:{_SCOPE_WORD}", head):
         return "must be a scope URI, such as scope:client:incoming?clientName=Alice"
@@ -1804,7 +1811,9 @@ def _generate(given: Namespace) -> str:
         raise ValueError("--push-credential needs --access")
     if given.region is not None and not given.access:
         raise ValueError("--region needs --access")
-    if not (given.incoming or given.outgoing or given.events):
+    # A push credential is a permission to be called, too.
+    allowed = given.incoming or given.outgoing or given.events or given.push_credential
+    if not allowed:
         raise ValueError(
             "generate must allow something: give --incoming, --outgoing or --events"
         )
