@@ -168,7 +168,9 @@ class Capability:
             "client_name", client_name, _MAX_CLIENT_NAME, self._lenient_names
         )
 
-        uri = _scope_uri(_INCOMING, "clientName=" + _percent_encoded(client_name))
+        # Only a lenient name can have anything to encode, and looking takes time.
+        encoded = _percent_encoded(client_name) if self._lenient_names else client_name
+        uri = _scope_uri(_INCOMING, "clientName=" + encoded)
         self._allowed += ((_INCOMING, uri, client_name),)
 
     def allow_client_outgoing(
@@ -730,8 +732,9 @@ def _scope_uri(scope: str, query: str) -> str:
 
 
 def _percent_encoded(text: str) -> str:
-    # Latin-1 makes a character of each byte.
-    return text.encode().decode("latin-1").translate(_SPELLING)
+    if not text.isascii():
+        text = text.encode().decode("latin-1")  # which makes a character of each byte
+    return text.translate(_SPELLING)
 
 
 def _form_encoded(params: Mapping[str, str | int]) -> str:
