@@ -3754,12 +3754,9 @@ class ReadmeTokenForTest(unittest.TestCase):
         for user_id in ("_" * 40, "ж" * 20, "\N{SNOWMAN}" * 13):
             self.assertLessEqual(len(self.token_for(user_id)["identity"]), 121)
 
-    def test_a_long_address_in_cyrillic_does_not_fit(self) -> None:
-        user_id = "очень.длинный.адрес@почта.рф"
-        self.assertEqual(len(user_id), 28)
-        self.assertEqual(len(encode_client_name(user_id)), 156)
+    def test_an_address_of_21_cyrillic_letters_does_not_fit(self) -> None:
         with self.assertRaisesRegex(ValueError, "121"):
-            self.token_for(user_id)
+            self.token_for("ж" * 21)
 
     def test_a_plain_name_may_be_decoded_as_another(self) -> None:
         self.assertEqual(decode_client_name("client:user_2024"), "user 24")

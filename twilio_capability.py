@@ -404,9 +404,7 @@ def decode_client_name(name: str) -> str:
     >>> decode_client_name("client:ann_2Eveal_40example_2Ecom")
     'ann.veal@example.com'
     """
-    name = _check_type("name", name, str)
-    if name.startswith("client:"):
-        name = name[len("client:") :]
+    name = re.sub("^client:", "", _check_type("name", name, str))
 
     text: str | None = None
     if name.isascii() and 1 <= len(name) <= _MAX_CLIENT_NAME:
