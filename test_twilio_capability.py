@@ -2722,6 +2722,7 @@ class ProblemsTest(unittest.TestCase):
         for may_be_secret, iss in (
             (True, "pbv3xQq0TtYy1Zz2Aa3Bb4Cc5Dd6Ee7F"),
             (True, "AP" + "v3" * 15),
+            (True, "AC" + "v3" * 15),
             (True, "sk-live"),
             (False, "SK123"),
             (False, REAL_APP),
@@ -2740,6 +2741,7 @@ class ProblemsTest(unittest.TestCase):
                     token = good_token(kind, {"claims.iss": iss})
                     (line,) = inspect_token(token, now=NOW)["problems"]
                     self.assertEqual(advice in line, may_be_secret)
+                    self.assertNotIn("belongs", line)
 
     def test_a_sid_has_32_hex_digits(self) -> None:
         for kind, place, prefix in (

@@ -1159,7 +1159,8 @@ def _scope_report(uri: str) -> dict[str, Any]:
             # twilio-ruby encodes them once, where every other library does so twice.
             query = quote(params[name], safe="!$&'()*+,;=:@/?%")
             decoded = _form_decoded(query)
-            params[name] = params[name] if decoded is None else decoded
+            if decoded is not None:
+                params[name] = decoded
     return {"service": scope.service, "privilege": scope.privilege, "params": params}
 
 
@@ -1170,8 +1171,8 @@ def _scope_report(uri: str) -> dict[str, Any]:
 # a capability token and for an access token, "" where Twilio names none. Of two codes a
 # phone shows the first, a browser the second.
 #
-# A name that is there with null is one that is not there where Twilio's own libraries
-# write it so: the region of twilio-ruby, and voice grants of twilio-java 7.
+# null is as good as missing where Twilio's own libraries write it: for the region in
+# twilio-ruby, and for the parts of voice in twilio-java 7.
 
 _Y2001 = 10**9  # seconds: before it, a time is a duration, or was never set
 _Y2286 = 10**10  # seconds: from it on, a time is in milliseconds or microseconds
@@ -1274,10 +1275,9 @@ def _issuer_faults(claims: dict[str, Any]) -> Iterator[_Fault]:
 def _key_faults(claims: dict[str, Any]) -> Iterator[_Fault]:
     """Judge iss and sub of an access token."""
     words = _sid_fault(claims, "iss", "SK")
-    issuer = claims.get("iss")
-    if words and isinstance(issuer, str) and issuer.startswith("AC"):
+    if words.endswith(_SID_OWNERS["AC"]):
         words += ", which belongs in sub"
-    elif words and _may_be_secret(issuer):
+    elif words and _may_be_secret(claims.get("iss")):
         words += (
             "; if this is the secret, delete the key: whoever has the token can read it"
         )
@@ -1285,8 +1285,7 @@ def _key_faults(claims: dict[str, Any]) -> Iterator[_Fault]:
         yield "claims.iss", words, "", "20103, 20101"
 
     words = _sid_fault(claims, "sub", "AC")
-    subject = claims.get("sub")
-    if words and isinstance(subject, str) and subject.startswith("SK"):
+    if words.endswith(_SID_OWNERS["SK"]):
         words += ", which belongs in iss"
     if words:
         yield "claims.sub", words, "", "20103, 20101"
