@@ -1152,6 +1152,8 @@ class ArgumentsTest(unittest.TestCase):
             ("account_sid", '"AC123"', "remove the quotes around it"),
             ("api_key_sid", "'SK1'", "remove the quotes around it"),
             ("account_sid", "AC", "it is cut off, or has another character"),
+            ("account_sid", 'AC1"', "it is cut off, or has another character"),
+            ("application_sid", "Pn" + real_sid, "A-Za-z0-9: give the TwiML app's"),
             ("account_sid", "ac123", "it is cut off, or has another character"),
             ("push_credential_sid", "CR1-2", "cut off, or has another character"),
             ("account_sid", "SK1", "this is the API key's SID; give the account's"),
@@ -1257,6 +1259,8 @@ class ArgumentsTest(unittest.TestCase):
             self.assert_refused(TypeError, "lenient_names", call, bad)
         with self.assertRaises(TypeError):
             Capability("AC1", "k", True)  # type: ignore[call-arg]
+        with self.assertRaisesRegex(ValueError, "lenient_names takes this one"):
+            Capability("AC1", "k").allow_client_incoming("agent-7")
 
     def test_an_error_about_a_name_says_the_ways_out_that_there_are(self) -> None:
         encode, lenient = "encode_client_name", "lenient_names"
@@ -2437,7 +2441,7 @@ FAULTS: list[tuple[str, list[Any], str | None, str | None]] = [
     (IDENTITY, ["a" * 122, "-" * 122, "é" * 122, " 15129918788"], None, "31105"),
     (IDENTITY, ["a b", "é", 'a"', "a\n", '"' * 121, "client:a b"], None, "31105"),
     (IDENTITY, ["agent-7", "+1", "-" * 121, "client:ann"], None, ""),
-    (IDENTITY, ["undefined", "null", "None", "nil", "[object Object]"], None, ""),
+    (IDENTITY, ["undefined", "null", "None", "nil", "NaN", "[object Object]"], None, ""),
     (IDENTITY, ["a" * 121, "Undefined"], None, None),
     (VOICE, [MISSING, None, "x", [], {}, {"incoming": {"allow": False}}],
      None, GRANT_CODES),
@@ -2572,6 +2576,9 @@ LINES: list[tuple[str, dict[str, Any], str]] = [
     ("capability", {"claims.scope": NAMED},
      "scopes[0]: must have clientName, the name of the device"),
     ("capability", {"claims.scope": APP_PARAMS + "a%3D1&b%3D2"},
+     ("scopes[0]: has broken params; was an = or & in them not encoded? appParams and "
+      "params must be encoded as a whole")),
+    ("capability", {"claims.scope": NAMED + "a&clientName=b"},
      ("scopes[0]: has broken params; was an = or & in them not encoded? appParams and "
       "params must be encoded as a whole")),
     ("capability", {"claims.scope": NAMED + "José"},
@@ -3159,14 +3166,15 @@ class CommandLineTest(unittest.TestCase):
     # fmt: off
     def test_wrong_usage_is_one_line_and_status_2(self) -> None:
         cases = [
-            (r"required: COMMAND; choose generate, .* \(see \S+ --help\)", ""),
+            (r"choose generate, .* \(see twilio-capability --help\)", ""),
             (r"arguments --incomming \(see \S+ --help\)", "--incomming"),
             ("choose generate.*, and give options behind it", "--incoming a generate"),
             (r"choose generate, verify or inspect, .* \(see \S+ --help\)", "genrate"),
             ("choose generate, verify or inspect", "AC123123 s3cr3t"),
             (r"arguments \(see \S+ generate --help\)", "generate AC123123 s3cr3t"),
             (r"arguments \(see \S+ generate --help\)", "generate -ps3cr3t"),
-            (r"arguments --incomming \(see \S+ generate", "generate --incomming s3cr3t"),
+            (r"--incomming \(see twilio-capability generate --help\)",
+             "generate --incomming s3cr3t"),
             (r"arguments --auth-token \(see", "generate --auth-token=s3cr3t"),
             (r"arguments --i --events-x \(see", "generate --i=s3cr3t x --events-x"),
             (r"arguments \(see", "generate --s3cr3t"),

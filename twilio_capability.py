@@ -1058,7 +1058,7 @@ def _disguise(token: str) -> str:
         return "it has Bearer before it; remove that"
 
     # A whole token beside other words has text around it, and no white space in it.
-    is_whole = len(words) > 1 and any(re.fullmatch(_WHOLE_TOKEN, w) for w in words)
+    is_whole = any(re.fullmatch(_WHOLE_TOKEN, word) for word in words)
     if squeezed != token and re.fullmatch(_BARE_TOKEN, squeezed) and not is_whole:
         return white_space
     if re.fullmatch(_BARE_TOKEN, text) and set("+/=") & set(text[: text.rfind(".")]):
