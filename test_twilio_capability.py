@@ -2843,8 +2843,6 @@ class ProblemsTest(unittest.TestCase):
         token = good_token("access", {VOICE: {"push_credential_sid": "x"}})
         self.assertEqual(places(token), [VOICE + ".push_credential_sid"])
 
-    # fmt: on
-
     def test_any_json_gets_lines_and_nothing_else(self) -> None:
         rng = random.Random(7519)
         strange: list[Any] = [
@@ -3163,7 +3161,6 @@ class CommandLineTest(unittest.TestCase):
             reason = f"capability: {names} must be set in the environment"
             self.assert_fails(2, reason, *arguments, env=env)
 
-    # fmt: off
     def test_wrong_usage_is_one_line_and_status_2(self) -> None:
         cases = [
             (r"choose generate, .* \(see twilio-capability --help\)", ""),
@@ -3173,8 +3170,10 @@ class CommandLineTest(unittest.TestCase):
             ("choose generate, verify or inspect", "AC123123 s3cr3t"),
             (r"arguments \(see \S+ generate --help\)", "generate AC123123 s3cr3t"),
             (r"arguments \(see \S+ generate --help\)", "generate -ps3cr3t"),
-            (r"--incomming \(see twilio-capability generate --help\)",
-             "generate --incomming s3cr3t"),
+            (
+                r"--incomming \(see twilio-capability generate --help\)",
+                "generate --incomming s3cr3t",
+            ),
             (r"arguments --auth-token \(see", "generate --auth-token=s3cr3t"),
             (r"arguments --i --events-x \(see", "generate --i=s3cr3t x --events-x"),
             (r"arguments \(see", "generate --s3cr3t"),
