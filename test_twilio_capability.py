@@ -2343,7 +2343,7 @@ class InspectTokenTest(unittest.TestCase):
             ("begins at eyJ; remove", [label + token for label in before]),
             ("begins at eyJ; remove", [token + end for end in behind]),
             ("begins at eyJ; remove", [f"**{token}**", f"token: {header}.{payload}"]),
-            ("percent-encoded", [token.replace(".", "%2E"), "%2e", "a%3D.b.c"]),
+            ("percent-encoded", [token.replace(".", "%2E"), "%2e", "%fA", "a%3D.b.c"]),
             ("not ASCII", ["é.b.c", "\ud800.b.c", "a.b.é"]),
             (
                 "is no token; look",
@@ -2549,6 +2549,9 @@ LINES: list[tuple[str, dict[str, Any], str]] = [
     ("access", {"claims.exp": NOW},
      ("claims.exp: is past, since 2026-01-01T00:00:00Z; make a new token; if this one "
       f"is new, {CLOCKS} (Twilio error 20104)")),
+    ("capability", {"claims.exp": 10**9},
+     ("claims.exp: is past, since 2001-09-09T01:46:40Z; make a new token "
+      "(Twilio error 31205)")),
     ("capability", {"claims.exp": NOW - 86401},
      ("claims.exp: is past, since 2025-12-30T23:59:59Z; make a new token "
       "(Twilio error 31205)")),
@@ -2619,6 +2622,9 @@ LINES: list[tuple[str, dict[str, Any], str]] = [
     ("access", {"claims.grants": {"identity": "a", "video": {"room": "x"}}},
      ("claims.grants.voice: is missing; with other grants alone, this is no token for "
       "Voice (Twilio errors 20106, 20101)")),
+    ("access", {VOICE: None},
+     ("claims.grants.voice: must be an object, not null "
+      "(Twilio errors 20106, 20101)")),
     ("access", {VOICE: MISSING},
      ("claims.grants.voice: is missing; allow incoming or outgoing calls "
       "(Twilio errors 20106, 20101)")),
