@@ -1147,8 +1147,12 @@ class ArgumentsTest(unittest.TestCase):
         real_sid = "0123456789abcdef" * 2
         for argument, bad, hint in (
             ("account_sid", "", "it is empty; give the account's SID"),
-            ("account_sid", "AC123\r", "remove the white space or byte order mark"),
-            ("application_sid", "\ufeffAP1", "remove the white space or byte order"),
+            ("account_sid", "AC123\r", "remove the white space (its line break?) or"),
+            (
+                "application_sid",
+                "\ufeffAP1",
+                "remove the white space (its line break?) or",
+            ),
             ("account_sid", '"AC123"', "remove the quotes around it"),
             ("api_key_sid", "'SK1'", "remove the quotes around it"),
             ("account_sid", "AC", "it is cut off, or has another character"),

@@ -824,7 +824,7 @@ def _sid_hint(text: str, prefix: str, swapped_with: str) -> str:
     if not text:
         return f"it is empty; {way_out}"
     if text != text.strip().strip("\ufeff"):
-        return "remove the white space or byte order mark at its ends"
+        return "remove the white space (its line break?) or byte order mark at its ends"
     if text[0] == text[-1] in "\"'":
         return "remove the quotes around it"
     if swapped_with and len(text) == _SECRET_LENGTH:
