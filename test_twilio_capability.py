@@ -1170,10 +1170,10 @@ class ArgumentsTest(unittest.TestCase):
                 "something else's SID; give the account's",
             ),
             ("application_sid", "pn" + real_sid, "A-Za-z0-9: give the TwiML app's"),
-            ("api_key_sid", "AP" + "a" * 30, "was it swapped with api_key_secret?"),
-            ("api_key_sid", "sk" + "a" * 30, "was it swapped with api_key_secret?"),
+            ("api_key_sid", "AP" + "a" * 30, "was it swapped with its secret?"),
+            ("api_key_sid", "sk" + "a" * 30, "was it swapped with its secret?"),
             ("application_sid", "my app", "A-Za-z0-9: give the TwiML app's"),
-            ("api_key_sid", "secret", "was it swapped with api_key_secret?"),
+            ("api_key_sid", "secret", "was it swapped with its secret?"),
         ):
             with self.subTest(argument, bad=bad):
                 with self.assertRaises(ValueError) as caught:

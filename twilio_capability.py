@@ -277,7 +277,7 @@ class Capability:
         """
         secret = api_key_secret
         del api_key_secret  # so that no error shows it, see _check_secret
-        api_key_sid = _check_sid("api_key_sid", api_key_sid, "SK", "api_key_secret")
+        api_key_sid = _check_sid("api_key_sid", api_key_sid, "SK", "its secret")
         ttl = _check_ttl(ttl)
         issued = _check_now(now)
 
