@@ -2568,7 +2568,7 @@ LINES: list[tuple[str, dict[str, Any], str]] = [
     ("access", {"claims.iat": NOW + 600},
      f"claims.iat: is in the future; {CLOCKS}"),
     ("access", {"claims.iat": NOW + 600, "claims.nbf": NOW + 1},
-     (f"claims.nbf: is in the future; {CLOCKS}; so it is with iat "
+     (f"claims.nbf: is in the future; {CLOCKS}; the same is true of iat "
       "(Twilio error 20105)")),
     ("access", {"claims.nbf": "0"},
      ("claims.nbf: must be a number of seconds since the epoch, not a string "
@@ -2594,8 +2594,8 @@ LINES: list[tuple[str, dict[str, Any], str]] = [
      ("scopes[0]: must be a scope URI, such as scope:client:incoming?clientName=Alice; "
       "was a space before it not encoded?")),
     ("capability", {"claims.scope": APP_PARAMS + "a=1&b=2"},
-     ("scopes[0].params: has one that client:outgoing does not have; was an = or & not "
-      "encoded?")),
+     ("scopes[0].params: has a name that client:outgoing does not have; was an = or & "
+      "not encoded?")),
     ("access", {IDENTITY: "a" * 122},
      ("claims.grants.identity: must be at most 121 characters; use a shorter name "
       "(Twilio error 31105)")),

@@ -1327,7 +1327,7 @@ def _time_faults(claims: dict[str, Any], now: int) -> Iterator[_Fault]:
     if iat_words and not is_one_fault:
         yield "claims.iat", iat_words, "", ""
     if nbf_words:
-        also = "; so it is with iat" if is_one_fault else ""
+        also = "; the same is true of iat" if is_one_fault else ""
         yield "claims.nbf", nbf_words + also, "", "20105"
 
     if "aud" in claims:
@@ -1459,7 +1459,7 @@ def _readable_scope_faults(place: str, report: dict[str, Any]) -> Iterator[_Faul
     elif name == _OUTGOING and "appSid" not in params:
         yield place, "must have appSid, the SID of a TwiML app", "", ""
     elif not _SCOPE_PARAMS[name].issuperset(params):
-        words = f"has one that {name} does not have; was an = or & not encoded?"
+        words = f"has a name that {name} does not have; was an = or & not encoded?"
         yield place + ".params", words, "", ""
 
     if params.get("clientName"):
