@@ -2347,7 +2347,7 @@ class InspectTokenTest(unittest.TestCase):
             ("begins at eyJ; remove", [label + token for label in before]),
             ("begins at eyJ; remove", [token + end for end in behind]),
             ("begins at eyJ; remove", [f"**{token}**", f"token: {header}.{payload}"]),
-            ("percent-encoded", [token.replace(".", "%2E"), "%2e", "%fA", "a%3D.b.c"]),
+            ("percent-encoded", [token.replace(".", "%2E"), "%2e", "%Fa", "a%3D.b.c"]),
             ("not ASCII", ["é.b.c", "\ud800.b.c", "a.b.é"]),
             (
                 "is no token; look",
