@@ -2445,7 +2445,8 @@ FAULTS: list[tuple[str, list[Any], str | None, str | None]] = [
     (IDENTITY, ["a" * 122, "-" * 122, "é" * 122, " 15129918788"], None, "31105"),
     (IDENTITY, ["a b", "é", 'a"', "a\n", '"' * 121, "client:a b"], None, "31105"),
     (IDENTITY, ["agent-7", "+1", "-" * 121, "client:ann"], None, ""),
-    (IDENTITY, ["undefined", "null", "None", "nil", "NaN", "[object Object]"], None, ""),
+    (IDENTITY, ["undefined", "null", "None", "nil", "NaN", "[object Object]"],
+     None, ""),
     (IDENTITY, ["a" * 121, "Undefined"], None, None),
     (VOICE, [MISSING, None, "x", [], {}, {"incoming": {"allow": False}}],
      None, GRANT_CODES),
@@ -2478,8 +2479,8 @@ SCOPE_FAULTS: list[tuple[list[str], str, str | None]] = [
     (["scope:client:x", "scope:stream:incoming", "scope:Client:incoming"], "", ""),
     (["scope:client:incoming", NAMED, "scope:client:incoming?clientname=a"], "", ""),
     (["scope:client:outgoing", "scope:client:outgoing?clientName=a"], "", ""),
-    ([APP_PARAMS + "a=1&b=2", f"{NAMED}a&appSid={REAL_APP}", "scope:stream:subscribe?x=y"],
-     ".params", ""),
+    ([APP_PARAMS + "a=1&b=2", f"{NAMED}a&appSid={REAL_APP}",
+      "scope:stream:subscribe?x=y"], ".params", ""),
     ([NAMED + "a" * 257, NAMED + "-" * 257], ".params.clientName", "31105"),
     ([NAMED + name for name in ("a+b", "%C3%A9", "%22", "%0A", "%22" * 256, "+1555")],
      ".params.clientName", "31105"),
@@ -2510,8 +2511,8 @@ LINES: list[tuple[str, dict[str, Any], str]] = [
       "secret, delete the key: whoever has the token can read it "
       "(Twilio errors 20103, 20101)")),
     ("capability", {"claims.iss": "0123456789abcdef0123456789abcdef"},
-     ("claims.iss: must be the account's SID, AC and 32 hex digits; if this is the auth "
-      "token, change it: whoever has the token can read it (Twilio error 31203)")),
+     ("claims.iss: must be the account's SID, AC and 32 hex digits; if this is the "
+      "auth token, change it: whoever has the token can read it (Twilio error 31203)")),
     ("access", {"claims.sub": REAL_KEY},
      ("claims.sub: must be the account's SID, not the API key's, which belongs in iss "
       "(Twilio errors 20103, 20101)")),
@@ -2560,8 +2561,8 @@ LINES: list[tuple[str, dict[str, Any], str]] = [
      ("claims.exp: is past, since 2025-12-30T23:59:59Z; make a new token "
       "(Twilio error 31205)")),
     ("access", {"claims.exp": NOW - 86400, "claims.iat": NOW - 90000.5},
-     ("claims.exp: is past, since 2025-12-31T00:00:00Z, 3600 seconds after it was made; "
-      f"make a new token; if this one is new, {CLOCKS} (Twilio error 20104)")),
+     ("claims.exp: is past, since 2025-12-31T00:00:00Z, 3600 seconds after it was "
+      f"made; make a new token; if this one is new, {CLOCKS} (Twilio error 20104)")),
     ("access", {"claims.exp": NOW - 60, "claims.nbf": NOW - 63},
      ("claims.exp: is past, since 2025-12-31T23:59:00Z, 3 seconds after it was made; "
       "make a new token, with a longer ttl (Twilio error 20104)")),
@@ -2578,8 +2579,8 @@ LINES: list[tuple[str, dict[str, Any], str]] = [
     ("capability", {"claims.scope": ""},
      "claims.scope: is empty, so the token allows nothing; allow a call"),
     ("capability", {"claims.scope": " ".join([NAMED + "a"] * 101)},
-     ("claims.scope: has 101 scopes, of which the first 100 are judged; allow each call "
-      "once")),
+     ("claims.scope: has 101 scopes, of which the first 100 are judged; allow each "
+      "call once")),
     ("capability", {"claims.scope": NAMED},
      "scopes[0]: must have clientName, the name of the device"),
     ("capability", {"claims.scope": APP_PARAMS + "a%3D1&b%3D2"},
@@ -2606,8 +2607,8 @@ LINES: list[tuple[str, dict[str, Any], str]] = [
      ("claims.grants.identity: may work in a browser, but Twilio promises A-Za-z0-9_; "
       "use encode_client_name")),
     ("access", {IDENTITY: "client:ann"},
-     ("claims.grants.identity: must be without client:, which Twilio puts there itself; "
-      "leave it out")),
+     ("claims.grants.identity: must be without client:, which Twilio puts there "
+      "itself; leave it out")),
     ("access", {IDENTITY: " 15129918788"},
      ("claims.grants.identity: begins with a space; was a + in it not encoded? "
       "(Twilio error 31105)")),
