@@ -1159,7 +1159,8 @@ class ArgumentsTest(unittest.TestCase):
             ("account_sid", 'AC1"', "it is cut off, or has another character"),
             ("application_sid", "Pn" + real_sid, "A-Za-z0-9: give the TwiML app's"),
             ("account_sid", "ac123", "it is cut off, or has another character"),
-            ("push_credential_sid", "CR1-2", "cut off, or has another character"),
+            ("push_credential_sid", "CR1-X", "cut off, or has another character"),
+            ("application_sid", '"AP1', "A-Za-z0-9: give the TwiML app's"),
             ("account_sid", "SK1", "this is the API key's SID; give the account's"),
             ("application_sid", "AC1", "the account's SID; give the TwiML app's"),
             ("push_credential_sid", "AP1", "app's SID; give the push credential's"),
@@ -1219,6 +1220,9 @@ class ArgumentsTest(unittest.TestCase):
             with self.subTest(good=good):
                 Capability("AC1", good)
         Capability("AC1", "PN" + sids[0][2:])
+        not_last = {"\0", "\ud800", *filter(str.isspace, CHARACTERS)}
+        others = "".join([c for c in CHARACTERS if c not in not_last])
+        self.assert_takes(others, CALLS["auth_token"], "k")
 
     def assert_is_name(
         self, argument: str, call: Call, alphabet: str, longest: int
@@ -2196,6 +2200,7 @@ class InspectTokenTest(unittest.TestCase):
             ("unknown", HEADER, {"scope": ""}),
             ("unknown", HEADER, {"scope": "read myscope:x", "iss": "SK1"}),
             ("unknown", HEADER, {"scope": ["scope:a:b"], "iss": ["AC1"]}),
+            ("unknown", HEADER, {"scope": "", "iss": "AP1"}),
             ("unknown", HEADER, {"iss": "AC1"}),
             ("unknown", '{"cty":["twilio-fpa;v=1"]}', {"exp": 1}),
         ]
@@ -2294,6 +2299,7 @@ class InspectTokenTest(unittest.TestCase):
         bearers += ["Authorization: Bearer ", "Authorization:bearer "]
         before = ["Access Token:\t", "AccessToken:", "AccessToken ", "AccessToken", "*"]
         before += [
+            "eyJ:",
             "token=",
             "?token%3D",
             "https://example.com/?token=",
@@ -2302,6 +2308,9 @@ class InspectTokenTest(unittest.TestCase):
         ]
         behind = [*";,%*)>.|", " (copied)", "&identity=ann", " expires soon", "%3D"]
         behind += ["\u2026", "\u200b", "#end", '" }']
+        all_characters = f"eyJ{BASE64URL}.eyJ{BASE64URL}"
+        copied = [all_characters + f".{BASE64URL[:43]} copied"]
+        copied += [all_characters + f".{BASE64URL[-43:]} copied"]
         standard = base64.b64encode(b'{"a":"\xc3\xbf>>??"}').decode()
         self.assertLess(set("+/="), set(standard))
         for what, texts in (
@@ -2328,10 +2337,17 @@ class InspectTokenTest(unittest.TestCase):
                 "white space, a line break",
                 [token + "\n", " " + token, "\ufeff" + token],
             ),
-            ("white space, a line break", [token[:50] + "\r\n" + token[50:]]),
+            (
+                "white space, a line break",
+                [token[:at] + "\r\n" + token[at:] for at in (1, 50)],
+            ),
             (
                 "white space, a line break",
                 [token.replace(".", ". "), f"{header}= .\ne."],
+            ),
+            (
+                "white space, a line break",
+                [f" {header}.{payload}.a+/=", mint({}, header='{\n"alg":1}') + "\n"],
             ),
             ("in standard base64", [f"{header}==.{payload}.{signature}"]),
             ("in standard base64", [f"{header}.{standard}.{signature}="]),
@@ -2341,11 +2357,14 @@ class InspectTokenTest(unittest.TestCase):
             ("begins at eyJ; remove", [token + ". Thanks", token + "..."]),
             ("is shortened", [token[:60] + "..." + token[-20:], header + "..."]),
             ("is shortened", [header + "\u2026", f"{header}.eyJ\u2026"]),
+            ("that no token has", ["eyJ%2g.b.c", "eyJ[0].b.c", "eyJ`.b.c"]),
             ("that no token has", [token[:150] + "\n> " + token[150:]]),
             ("white space, a line", ["\ufeffa.b.c", "\u00a0abc.def.ghi"]),
             ("an encrypted token, as Twilio Flex", ["a.b.c.d.e", f"{header}..x.y.z"]),
+            ("an encrypted token, as Twilio Flex", [f"{header}.eyJ.{BASE64URL}.y.z"]),
             ("begins at eyJ; remove", [label + token for label in before]),
             ("begins at eyJ; remove", [token + end for end in behind]),
+            ("begins at eyJ; remove", copied),
             ("begins at eyJ; remove", [f"**{token}**", f"token: {header}.{payload}"]),
             ("percent-encoded", [token.replace(".", "%2E"), "%2e", "%Fa", "a%3D.b.c"]),
             ("not ASCII", ["é.b.c", "\ud800.b.c", "a.b.é"]),
@@ -2359,8 +2378,10 @@ class InspectTokenTest(unittest.TestCase):
                 "cut off, or is no token",
                 [f"{header}.{payload}", f"{payload}.{signature}"],
             ),
+            ("cut off, or is no token", [f"{header}.{payload} and more"]),
             ("cut off at its beginning", [token[3:], f".{payload}.{signature}"]),
             ("more than three segments", [token + ".a", "a.b.c.d.e.f", "." * 9999]),
+            ("more than three segments", [f"{header}.{payload}.{payload}.x"]),
         ):
             for text in texts:
                 self.assert_no_token("token must be a bare JWT: it .*" + what, text)
@@ -2370,8 +2391,9 @@ class InspectTokenTest(unittest.TestCase):
         start = token.rpartition(".")[0]
         spaced = mint({}, header='{ "alg":"HS256"}')
         broken = mint({}, header='{\n"alg":"HS256"}')
-        eyj = f"{start}.eyJ{'a' * 40}"
-        for bare in (token, start + ".", f"{start}.a+b/c=", spaced, broken, eyj):
+        signatures = ["", f"a+{BASE64URL}/b=", f"eyJ{'a' * 40}"]
+        tokens = [f"{start}.{signature}" for signature in signatures]
+        for bare in (token, *tokens, spaced, broken):
             with self.subTest(bare=bare):
                 inspect_token(bare, now=NOW)
 
@@ -2513,11 +2535,17 @@ LINES: list[tuple[str, dict[str, Any], str]] = [
     ("capability", {"claims.iss": "0123456789abcdef0123456789abcdef"},
      ("claims.iss: must be the account's SID, AC and 32 hex digits; if this is the "
       "auth token, change it: whoever has the token can read it (Twilio error 31203)")),
+    ("capability", {"claims.iss": {}},
+     ("claims.iss: must be the account's SID, a string, not an object "
+      "(Twilio error 31203)")),
     ("access", {"claims.sub": REAL_KEY},
      ("claims.sub: must be the account's SID, not the API key's, which belongs in iss "
       "(Twilio errors 20103, 20101)")),
     ("access", {"claims.sub": f"'{REAL_ACCOUNT}' "},
      ("claims.sub: must be the account's SID, without quotes or white space around it "
+      "(Twilio errors 20103, 20101)")),
+    ("access", {"claims.sub": "AC123"},
+     ("claims.sub: must be the account's SID, AC and 32 hex digits "
       "(Twilio errors 20103, 20101)")),
     ("access", {"claims.sub": MISSING},
      ("claims.sub: is missing; it must be the account's SID "
@@ -2539,10 +2567,10 @@ LINES: list[tuple[str, dict[str, Any], str]] = [
     ("access", {"claims.exp": 3600},
      ("claims.exp: is a duration, or was never set; it must be the time now plus the "
       "TTL, in seconds (Twilio error 20104)")),
-    ("capability", {"claims.exp": NOW * 1000},
+    ("capability", {"claims.exp": 10**10},
      ("claims.exp: must be in seconds, not in milliseconds or microseconds "
       "(Twilio error 31207)")),
-    ("access", {"claims.exp": NOW + 86401},
+    ("access", {"claims.exp": 10**10 - 1},
      ("claims.exp: is more than 24 hours from now; use a shorter ttl "
       "(Twilio errors 20157, 31207)")),
     ("access", {"claims.exp": NOW + 50000, "claims.iat": NOW - 50000},
@@ -2583,6 +2611,8 @@ LINES: list[tuple[str, dict[str, Any], str]] = [
       "call once")),
     ("capability", {"claims.scope": NAMED},
      "scopes[0]: must have clientName, the name of the device"),
+    ("capability", {"claims.scope": NAMED + "%"},
+     ("scopes[0]: has params that are not percent-encoded UTF-8; encode each value")),
     ("capability", {"claims.scope": APP_PARAMS + "a%3D1&b%3D2"},
      ("scopes[0]: has broken params; was an = or & in them not encoded? appParams and "
       "params must be encoded as a whole")),
@@ -2720,12 +2750,33 @@ class ProblemsTest(unittest.TestCase):
             (False, {"exp": NOW * 1000}),
             (False, {"exp": 3600}),
             (False, {"iat": NOW * 1000}),
+            (False, {"iat": 10**10}),
+            (True, {"iat": 10**10 - 1}),
         ):
             with self.subTest(times=times):
                 changes = {"claims." + name: value for name, value in times.items()}
                 token = good_token("access", changes)
                 (line,) = inspect_token(token, now=NOW)["problems"]
                 self.assertEqual("clock" in line, is_blamed)
+
+    def test_a_secret_is_suspected_only_where_one_may_be(self) -> None:
+        for is_suspected, kind, issuer in (
+            (True, "capability", "auth-token"),
+            (True, "access", "a secret"),
+            (True, "access", "SK1-"),
+            (False, "capability", MISSING),
+            (False, "capability", ""),
+            (False, "access", None),
+            (False, "access", 1),
+            (True, "access", "AC1-"),
+            (False, "access", "AC1"),
+            (False, "access", "SK1"),
+            *((False, "capability", prefix + "1") for prefix in ("AP", "CR", "SK")),
+        ):
+            with self.subTest(kind=kind, issuer=issuer):
+                token = good_token(kind, {"claims.iss": issuer})
+                (line,) = inspect_token(token, now=NOW)["problems"]
+                self.assertEqual("whoever has the token" in line, is_suspected)
 
     def test_each_fault_of_a_scope_is_a_problem_with_its_place(self) -> None:
         for uris, place, codes in SCOPE_FAULTS:
@@ -3187,6 +3238,7 @@ class CommandLineTest(unittest.TestCase):
             ),
             (r"arguments --auth-token \(see", "generate --auth-token=s3cr3t"),
             (r"arguments --i --events-x \(see", "generate --i=s3cr3t x --events-x"),
+            (r"arguments --A-Z \(see", "generate --A-Z --s_cr_t"),
             (r"arguments \(see", "generate --s3cr3t"),
             (r"arguments \(see \S+ verify --help\)", "verify a.b.c s3cr3t"),
             (r"arguments --verbose \(see \S+ inspect", "inspect --verbose"),
@@ -3320,8 +3372,10 @@ class CommandLineTest(unittest.TestCase):
                 token = signed(good_token(kind).rpartition(".")[0], secret)
                 status, output, _ = run("verify", token, env=env)
                 self.assertEqual((status, json.loads(output)["problems"]), (0, lines))
-        token = mint({"iss": "SK1", "sub": 1, "grants": {}, "exp": NOW + 1}, API_SECRET)
-        self.assertNotIn("is not the", run("verify", token, env=other).output)
+        for issuer, subject in (("SK1", 1), ("SA" + "0" * 32, REAL_APP)):
+            claims = {"iss": issuer, "sub": subject, "exp": NOW + 1}
+            token = mint({**claims, "grants": {}}, API_SECRET)
+            self.assertNotIn("is not the", run("verify", token, env=other).output)
 
     def test_the_name_of_a_file_is_told_how_to_be_read(self) -> None:
         for command in ("verify", "inspect"):
