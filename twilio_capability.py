@@ -103,7 +103,7 @@ class InvalidTokenError(ValueError):
 
 
 class InvalidSignatureError(InvalidTokenError):
-    """Raised when a token was altered, or signed with another secret."""
+    """Raised when a token was altered, or signed with another secret or algorithm."""
 
 
 class ExpiredTokenError(InvalidTokenError):
@@ -610,7 +610,7 @@ def _json_object(part: str, segment: bytes) -> dict[str, Any]:
     if not segment.translate(None, delete=_BASE64URL):  # the decoder would skip others
         try:
             text = base64.urlsafe_b64decode(segment + b"==").decode().strip(" \t\r\n")
-            # Its decode() makes verify_token 1.1 x as slow.
+            # decode() in its place makes verify_token 1.1 x as slow.
             value, end = _JSON.raw_decode(text)
             if end != len(text):
                 value = None
@@ -927,6 +927,7 @@ def _check_now(now: float | None) -> int:
 
 
 def _check_ttl(ttl: int) -> int:
+    """Return `ttl`, an int of seconds from 1 to 24 hours."""
     seconds: int = _check_type("ttl", ttl, int)
     if not 1 <= seconds <= _MAX_TTL:
         raise ValueError(f"ttl must be 1 to {_MAX_TTL} seconds")
@@ -961,13 +962,13 @@ _MAX_DEPTH = 100
 # Scopes in a report; without a limit, 24,000 of one letter each made 3 MB of it.
 _MAX_SCOPES = 100
 
-# One with nothing around it, in base64 of any kind, where JSON's "{" becomes ey or ew.
+# A token with nothing around it, in any base64; JSON's "{" becomes ey or ew in it.
 _BARE_TOKEN = r"e[wy][A-Za-z0-9+/=_-]*\.[A-Za-z0-9+/=_-]+\.[A-Za-z0-9+/=_-]*"
 
-# One from its header to a signature of SHA-256.
+# A token that is whole, from its header to a signature of SHA-256.
 _WHOLE_TOKEN = r"eyJ[A-Za-z0-9_-]*\.eyJ[A-Za-z0-9_-]*\.[A-Za-z0-9_-]{43}"
 
-# One in any text, with its signature or without.
+# A token in any text, with its signature or without.
 _ANY_TOKEN = r"eyJ[A-Za-z0-9_-]*\.[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)?"
 
 
