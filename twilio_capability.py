@@ -405,18 +405,14 @@ def decode_client_name(name: str) -> str:
     'ann.veal@example.com'
     """
     name = re.sub("^client:", "", _check_type("name", name, str))
+    name = re.sub("_..", lambda escape: escape[0].upper(), name)
 
-    text: str | None = None
-    if name.isascii() and 1 <= len(name) <= _MAX_CLIENT_NAME:
-        # It is percent-encoding, with another sign in front.
-        name = re.sub("_..", lambda escape: escape[0].upper(), name)
-        try:
-            text = unquote(name.replace("_", "%"), errors="strict")
-        except UnicodeDecodeError:
-            pass  # and raise outside, as this error holds the text
+    # It is percent-encoding, with another sign in front.
+    text = unquote(name.replace("_", "%")) if name.isascii() else ""
 
-    # Each text has one name: "_41", say, would be a second spelling of "A".
-    if text is None or _encoded_name(text) != name:
+    # Each text has one name: "_41", say, would be a second spelling of "A". And what is
+    # no UTF-8 is read as U+FFFD, whose name is another.
+    if not 1 <= len(name) <= _MAX_CLIENT_NAME or _encoded_name(text) != name:
         raise ValueError(
             "name must be as encode_client_name writes it: letters, digits, and _XX "
             "for each other byte of UTF-8"
