@@ -714,11 +714,7 @@ class ScopeURI:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ScopeURI):
             return NotImplemented
-        return (self.service, self.privilege, self.params) == (
-            other.service,
-            other.privilege,
-            other.params,
-        )
+        return vars(self) == vars(other)
 
 
 def _scope_uri(scope: str, query: str) -> str:
