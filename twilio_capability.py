@@ -1111,17 +1111,12 @@ def _has_text_around(text: str, token: re.Match[str]) -> bool:
     )
 
 
-def _is_deep(json_object: dict[str, Any]) -> bool:
-    """Tell whether there is a level beyond _MAX_DEPTH."""
-    level: list[Any] = [json_object]
-    for _ in range(_MAX_DEPTH):
-        inner: list[Any] = []
-        for holder in level:
-            inner += holder.values() if isinstance(holder, dict) else holder
-        level = [item for item in inner if isinstance(item, (dict, list))]
-        if not level:
-            return False
-    return True
+def _is_deep(value: Any, levels: int = _MAX_DEPTH) -> bool:
+    """Tell whether a value has more levels of JSON."""
+    if not isinstance(value, (dict, list)):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_is_deep(item, levels - 1) for item in inner)
 
 
 def _kind(header: dict[str, Any], claims: dict[str, Any]) -> str:
