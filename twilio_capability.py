@@ -1662,18 +1662,20 @@ def _report_on(token: str, is_verifying: bool) -> tuple[int, str, str]:
 
 
 _CHOOSE = "choose generate, verify or inspect"
-_EPILOGS = {
-    "generate": "Example: twilio-capability generate --incoming Alice. Set "
-    "TWILIO_ACCOUNT_SID, and TWILIO_AUTH_TOKEN or (--access) TWILIO_API_KEY and "
-    "TWILIO_API_SECRET, in the environment.",
-    "verify": "Example: twilio-capability verify < token.txt. Set TWILIO_AUTH_TOKEN "
-    "for a capability token, TWILIO_API_SECRET for an access token, in the "
-    "environment. TWILIO_ACCOUNT_SID and TWILIO_API_KEY, if set, are compared with the "
-    "token's.",
-    "inspect": "Example: twilio-capability inspect < token.txt. It checks no "
-    "signature, and reads no environment variable: neither TWILIO_AUTH_TOKEN nor "
-    "TWILIO_API_SECRET.",
-}
+_GENERATE_EPILOG = (
+    "Example: twilio-capability generate --incoming Alice. Set TWILIO_ACCOUNT_SID, and "
+    "TWILIO_AUTH_TOKEN or (--access) TWILIO_API_KEY and TWILIO_API_SECRET, in the "
+    "environment."
+)
+_VERIFY_EPILOG = (
+    "Example: twilio-capability verify < token.txt. Set TWILIO_AUTH_TOKEN for a "
+    "capability token, TWILIO_API_SECRET for an access token, in the environment. "
+    "TWILIO_ACCOUNT_SID and TWILIO_API_KEY, if set, are compared with the token's."
+)
+_INSPECT_EPILOG = (
+    "Example: twilio-capability inspect < token.txt. It checks no signature, and reads "
+    "no environment variable: neither TWILIO_AUTH_TOKEN nor TWILIO_API_SECRET."
+)
 
 
 def _parser() -> ArgumentParser:
@@ -1689,88 +1691,43 @@ def _parser() -> ArgumentParser:
             raise ValueError(f"{fault} (see {self.prog} --help)")
 
     parser = Parser(
-        prog="twilio-capability", allow_abbrev=False, epilog=_EPILOGS["generate"]
+        prog="twilio-capability", allow_abbrev=False, epilog=_GENERATE_EPILOG
     )
-    parser.add_argument(
-        "--version", action="version", version=f"%(prog)s {__version__}"
-    )
+    version = f"%(prog)s {__version__}"
+    parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for name, words in (
-        ("generate", "print a new token"),
-        ("verify", "check a token and show it"),
-        ("inspect", "show one, unchecked"),
-    ):
-        command = commands.add_parser(
-            name, help=words, allow_abbrev=False, epilog=_EPILOGS[name]
+
+    def command(name: str, words: str, epilog: str) -> ArgumentParser:
+        return commands.add_parser(name, help=words, epilog=epilog, allow_abbrev=False)
+
+    generate = command("generate", "print a new token", _GENERATE_EPILOG)
+    verify = command("verify", "check a token and show it", _VERIFY_EPILOG)
+    inspect = command("inspect", "show one, unchecked", _INSPECT_EPILOG)
+    for reader in (verify, inspect):
+        reader.add_argument(
+            "token", metavar="TOKEN", nargs="?", help="default: standard input"
         )
-        if name == "generate":
-            _add_options(command)
-        else:
-            command.add_argument(
-                "token", metavar="TOKEN", nargs="?", help="default: standard input"
-            )
+
+    def option(name: str, metavar: str, words: str, **more: Any) -> None:
+        generate.add_argument(name, metavar=metavar, help=words, **more)
+
+    def flag(name: str, words: str) -> None:
+        generate.add_argument(name, action="store_true", help=words)
+
+    many: dict[str, Any] = {"action": "append", "default": []}
+    pairs = {**many, "type": _pair}
+    option("--incoming", "NAME", "let the device be called NAME; repeatable", **many)
+    option("--outgoing", "APP_SID", "let it call through this app; repeatable", **many)
+    option("--param", "KEY=VALUE", "passed to the app; repeatable", **pairs)
+    flag("--events", "let it read the account's events")
+    option("--event-filter", "KEY=VALUE", "which ones; repeatable", **pairs)
+    flag("--lenient-names", "take names such as agent-7, which phones do not take")
+    option("--ttl", "SECONDS", "default: %(default)s", type=int, default=_DEFAULT_TTL)
+    flag("--access", "make an access token, not a capability token")
+    option("--identity", "NAME", "the device's name; with --access only")
+    option("--push-credential", "CR_SID", "lets a phone be called; with --access only")
+    option("--region", "REGION", "such as ie1 or au1; with --access only")
     return parser
-
-
-def _add_options(generate: ArgumentParser) -> None:
-    many: Any = {"action": "append", "default": []}
-    generate.add_argument(
-        "--incoming",
-        metavar="NAME",
-        help="let the device be called NAME; repeatable",
-        **many,
-    )
-    generate.add_argument(
-        "--outgoing",
-        metavar="APP_SID",
-        help="let it call through this app; repeatable",
-        **many,
-    )
-    generate.add_argument(
-        "--param",
-        metavar="KEY=VALUE",
-        type=_pair,
-        help="passed to the app; repeatable",
-        **many,
-    )
-    generate.add_argument(
-        "--events", action="store_true", help="let it read the account's events"
-    )
-    generate.add_argument(
-        "--event-filter",
-        metavar="KEY=VALUE",
-        type=_pair,
-        help="which ones; repeatable",
-        **many,
-    )
-    generate.add_argument(
-        "--lenient-names",
-        action="store_true",
-        help="take names such as agent-7, which phones do not take",
-    )
-    generate.add_argument(
-        "--ttl",
-        metavar="SECONDS",
-        type=int,
-        default=_DEFAULT_TTL,
-        help="default: %(default)s",
-    )
-    generate.add_argument(
-        "--access",
-        action="store_true",
-        help="make an access token, not a capability token",
-    )
-    generate.add_argument(
-        "--identity", metavar="NAME", help="the device's name; with --access only"
-    )
-    generate.add_argument(
-        "--push-credential",
-        metavar="CR_SID",
-        help="lets a phone be called; with --access only",
-    )
-    generate.add_argument(
-        "--region", metavar="REGION", help="such as ie1 or au1; with --access only"
-    )
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -1789,12 +1746,9 @@ def _generate(given: Namespace) -> str:
         raise ValueError("--param needs --outgoing")
     if given.event_filter and not given.events:
         raise ValueError("--event-filter needs --events")
-    if given.identity is not None and not given.access:
-        raise ValueError("--identity needs --access")
-    if given.push_credential is not None and not given.access:
-        raise ValueError("--push-credential needs --access")
-    if given.region is not None and not given.access:
-        raise ValueError("--region needs --access")
+    for name in ("identity", "push_credential", "region"):
+        if getattr(given, name) is not None and not given.access:
+            raise ValueError(f"--{name.replace('_', '-')} needs --access")
     # A push credential is a permission to be called, too.
     allowed = given.incoming or given.outgoing or given.events or given.push_credential
     if not allowed:
