@@ -934,9 +934,7 @@ from urllib.parse import quote
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
     from collections.abc import Iterator
-    from typing import NoReturn, TextIO, Tuple
-
-    _Fault = Tuple[str, str, str, str]
+    from typing import NoReturn, TextIO
 
 __all__ += ["inspect_token"]
 
@@ -1150,13 +1148,31 @@ def _scope_report(uri: str) -> dict[str, Any]:
 
 # ---- Why Twilio refuses a token ------------------------------------------------------
 #
-# Each function yields the faults of one part of a token: the place in the report, what
-# is wrong and what to do, and the codes of Twilio's "Error and Warning Dictionary" for
-# a capability token and for an access token, "" where Twilio names none. Of two codes a
-# phone shows the first, a browser the second.
+# A fault is a place in the report, words that say what is wrong and what to do, and a
+# key of the codes. What judges one place returns the words, "" for a good one, and the
+# key where that differs; what judges several yields faults.
 #
 # null is as good as missing where Twilio's own libraries write it: for the region in
 # twilio-ruby, and for the parts of voice in twilio-java 7.
+
+# The codes of Twilio's "Error and Warning Dictionary" for a capability token and for an
+# access token. Of two a phone shows the first, a browser the second.
+_CODES = {
+    "": ("", ""),  # Twilio names none
+    "kind": ("31204, 20101", "31204, 20101"),
+    "region": ("", "20101"),
+    "header": ("31204", "20102, 20101"),
+    "issuer": ("31203", "20103, 20101"),
+    "exp": ("31204", "20104"),
+    "past": ("31205", "20104"),
+    "nbf": ("", "20105"),
+    "grants": ("", "20106, 20101"),
+    "signature": ("31202", "20107, 31202"),
+    "ttl": ("31207", "20157, 31207"),
+    "application": ("31100", "21218, 31100"),
+    "name": ("31105", "31105"),
+    "push": ("", "52002"),
+}
 
 _Y2001 = 10**9  # seconds: before it, a time is a duration, or was never set
 _Y2286 = 10**10  # seconds: from it on, a time is in milliseconds or microseconds
@@ -1177,21 +1193,21 @@ def _problems(report: dict[str, Any], signature: str, now: int) -> list[str]:
     kind, header, claims = report["kind"], report["header"], report["claims"]
     if kind == "unknown":
         words = "must have Twilio's scope or grants; this is no Twilio voice token"
-        return [_line("claims", words, "31204, 20101")]
-
-    faults = [*_header_faults(header, kind), *_signature_faults(signature)]
-    if kind == "capability":
-        faults += _issuer_faults(claims)
-        faults += _time_faults(claims, now)
-        faults += _scope_faults(claims["scope"], report["scopes"])
+        faults = [("claims", words, "kind")]
     else:
-        faults += _key_faults(claims)
-        faults += _time_faults(claims, now)
+        faults = [
+            *_header_faults(header, kind),
+            *_signature_faults(signature),
+            *_issuer_faults(claims, kind),
+            *_time_faults(claims, now),
+        ]
+    if kind == "capability":
+        faults += _scope_faults(claims["scope"], report["scopes"])
+    elif kind == "access":
         faults += _grants_faults(claims)
-    return [
-        _line(place, words, capability if kind == "capability" else access)
-        for place, words, capability, access in faults
-    ]
+
+    column = 0 if kind == "capability" else 1
+    return [_line(place, words, _CODES[key][column]) for place, words, key in faults]
 
 
 def _line(place: str, words: str, codes: str) -> str:
@@ -1202,77 +1218,62 @@ def _line(place: str, words: str, codes: str) -> str:
 
 
 def _json_type(value: Any) -> str:
-    """Return what a value is in JSON, to be told what it must not be."""
+    """Return the JSON type of a value, in words that go behind "not"."""
     if value is None:
         return "null"
     names = {bool: "true or false", str: "a string", dict: "an object", list: "a list"}
     return names.get(type(value), "a number")
 
 
-def _header_faults(header: dict[str, Any], kind: str) -> Iterator[_Fault]:
-    if "alg" not in header:
-        words = "is missing; it must be HS256: make a new token"
-        yield "header.alg", words, "31204", "20102, 20101"
-    elif header["alg"] != "HS256":
-        yield "header.alg", "must be HS256; make a new token", "31204", "20102, 20101"
-
+def _header_faults(header: dict[str, Any], kind: str) -> Iterator[tuple[str, str, str]]:
+    right = {"alg": "HS256"}
     if kind == "access":
-        for name, right in (("typ", "JWT"), ("cty", _ACCESS_TYPE)):
-            if name not in header:
-                words = f"is missing; it must be {right}: make a new token"
-                yield f"header.{name}", words, "", "20102, 20101"
-            elif header[name] != right:
-                words = f"must be {right}; make a new token"
-                yield f"header.{name}", words, "", "20102, 20101"
+        right.update(typ="JWT", cty=_ACCESS_TYPE)
+    for name, value in right.items():
+        if name not in header:
+            words = f"is missing; it must be {value}: make a new token"
+            yield f"header.{name}", words, "header"
+        elif header[name] != value:
+            yield f"header.{name}", f"must be {value}; make a new token", "header"
 
-        region = header.get("twr")
-        if region is not None and not (
-            isinstance(region, str) and re.fullmatch(_REGION, region)
-        ):
-            words = "must be a region, such as ie1; make a new token"
-            yield "header.twr", words, "", "20101"
+    region = header.get("twr")
+    is_region = isinstance(region, str) and re.fullmatch(_REGION, region)
+    if kind == "access" and region is not None and not is_region:
+        words = "must be a region, such as ie1; make a new token"
+        yield "header.twr", words, "region"
 
     if "crit" in header:
-        yield "header.crit", "must not be there; verify_token refuses it", "", ""
+        yield "header.crit", "must not be there; verify_token refuses it", ""
 
 
-def _signature_faults(signature: str) -> Iterator[_Fault]:
+def _signature_faults(signature: str) -> Iterator[tuple[str, str, str]]:
     if not re.fullmatch(_SIGNATURE, signature):
         words = (
             "must be 43 characters of base64url; it is cut off, padded, or of another "
             "algorithm than HS256"
         )
-        yield "signature", words, "31202", "20107, 31202"
+        yield "signature", words, "signature"
 
 
-def _issuer_faults(claims: dict[str, Any]) -> Iterator[_Fault]:
-    """Judge iss of a capability token."""
-    words = _sid_fault(claims, "iss", "AC")
-    if words and _may_be_secret(claims.get("iss")):
-        words += (
-            "; if this is the auth token, change it: whoever has the token can read it"
-        )
-    if words:
-        yield "claims.iss", words, "31203", ""
-
-
-def _key_faults(claims: dict[str, Any]) -> Iterator[_Fault]:
-    """Judge iss and sub of an access token."""
-    words = _sid_fault(claims, "iss", "SK")
-    if words.endswith(_SID_OWNERS["AC"]):
+def _issuer_faults(claims: dict[str, Any], kind: str) -> Iterator[tuple[str, str, str]]:
+    """Judge iss, and sub of an access token."""
+    words = _sid_fault(claims, "iss", "AC" if kind == "capability" else "SK")
+    if kind == "access" and words.endswith(_SID_OWNERS["AC"]):
         words += ", which belongs in sub"
     elif words and _may_be_secret(claims.get("iss")):
-        words += (
-            "; if this is the secret, delete the key: whoever has the token can read it"
-        )
+        advice = {
+            "capability": "if this is the auth token, change it",
+            "access": "if this is the secret, delete the key",
+        }
+        words += f"; {advice[kind]}: whoever has the token can read it"
     if words:
-        yield "claims.iss", words, "", "20103, 20101"
+        yield "claims.iss", words, "issuer"
 
-    words = _sid_fault(claims, "sub", "AC")
+    words = _sid_fault(claims, "sub", "AC") if kind == "access" else ""
     if words.endswith(_SID_OWNERS["SK"]):
         words += ", which belongs in iss"
     if words:
-        yield "claims.sub", words, "", "20103, 20101"
+        yield "claims.sub", words, "issuer"
 
 
 def _sid_fault(holder: dict[str, Any], name: str, prefix: str) -> str:
@@ -1299,9 +1300,11 @@ def _may_be_secret(value: Any) -> bool:
     return not _sid_owner(value.strip().strip("\"'").upper())
 
 
-def _time_faults(claims: dict[str, Any], now: int) -> Iterator[_Fault]:
+def _time_faults(claims: dict[str, Any], now: int) -> Iterator[tuple[str, str, str]]:
     """Judge exp, iat and nbf against each other and against now, and aud."""
-    yield from _expiry_faults(claims, now)
+    words, key = _expiry_fault(claims, now)
+    if words:
+        yield "claims.exp", words, key
 
     iat: Any = claims.get("iat")
     nbf: Any = claims.get("nbf")
@@ -1309,51 +1312,50 @@ def _time_faults(claims: dict[str, Any], now: int) -> Iterator[_Fault]:
     nbf_words = _start_fault(nbf, now) if "nbf" in claims else ""
     is_one_fault = iat_words == nbf_words != "" and _is_number(iat)
     if iat_words and not is_one_fault:
-        yield "claims.iat", iat_words, "", ""
+        yield "claims.iat", iat_words, ""
     if nbf_words:
         also = "; the same is true of iat" if is_one_fault else ""
-        yield "claims.nbf", nbf_words + also, "", "20105"
+        yield "claims.nbf", nbf_words + also, "nbf"
 
     if "aud" in claims:
-        yield "claims.aud", "must not be there; verify_token refuses it", "", ""
+        yield "claims.aud", "must not be there; verify_token refuses it", ""
 
 
-def _expiry_faults(claims: dict[str, Any], now: int) -> Iterator[_Fault]:
+def _expiry_fault(claims: dict[str, Any], now: int) -> tuple[str, str]:
+    """Return what is wrong with exp, and the key of its codes."""
     exp = claims.get("exp")
     iat = _start(claims.get("iat"), now)
     start = _start(claims.get("nbf"), now) if iat is None else iat
 
     if "exp" not in claims:
-        words = "is missing; it must be the time now plus the TTL, in seconds"
-        yield "claims.exp", words, "31204", "20104"
-    elif isinstance(exp, str) and exp.isascii() and exp.isdigit():
+        return "is missing; it must be the time now plus the TTL, in seconds", "exp"
+    if isinstance(exp, str) and exp.isascii() and exp.isdigit():
         # Old twilio-java and twilio-salesforce write it so, and Twilio may read it.
-        yield "claims.exp", "must be an integer; leave the quotes out", "", ""
-    elif type(exp) is not int:
+        return "must be an integer; leave the quotes out", ""
+    if type(exp) is not int:
         what = "a fraction" if type(exp) is float else _json_type(exp)
-        words = f"must be an integer of seconds since the epoch, not {what}"
-        yield "claims.exp", words, "31204", "20104"
-    elif exp < _Y2001 and exp <= now:
+        return f"must be an integer of seconds since the epoch, not {what}", "exp"
+
+    if exp < _Y2001 and exp <= now:
         words = (
             "is a duration, or was never set; it must be the time now plus the TTL, in "
             "seconds"
         )
-        yield "claims.exp", words, "31205", "20104"
-    elif exp >= _Y2286:
-        words = "must be in seconds, not in milliseconds or microseconds"
-        yield "claims.exp", words, "31207", "20157, 31207"
-    elif start is not None and exp <= start:
+        return words, "past"
+    if exp >= _Y2286:
+        return "must be in seconds, not in milliseconds or microseconds", "ttl"
+    if start is not None and exp <= start:
         words = (
             "was past when the token was made, by its iat or nbf; was local time taken "
             "for UTC?"
         )
-        yield "claims.exp", words, "31205", "20104"
-    elif exp <= now:
-        yield "claims.exp", _past(exp, start, now), "31205", "20104"
-    elif exp > (now if iat is None else iat) + _MAX_TTL:
+        return words, "past"
+    if exp <= now:
+        return _past(exp, start, now), "past"
+    if exp > (now if iat is None else iat) + _MAX_TTL:
         since = "from now" if iat is None else "after iat"
-        words = f"is more than 24 hours {since}; use a shorter ttl"
-        yield "claims.exp", words, "31207", "20157, 31207"
+        return f"is more than 24 hours {since}; use a shorter ttl", "ttl"
+    return "", ""
 
 
 def _past(exp: int, start: float | None, now: int) -> str:
@@ -1389,24 +1391,26 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float)
 
 
-def _scope_faults(scope: object, reports: list[dict[str, Any]]) -> Iterator[_Fault]:
+def _scope_faults(
+    scope: object, reports: list[dict[str, Any]]
+) -> Iterator[tuple[str, str, str]]:
     """Judge the scope claim, and then each of the scopes in it."""
     if not isinstance(scope, str):
         words = f"must be a string of scope URIs, not {_json_type(scope)}"
-        yield "claims.scope", words, "", ""
+        yield "claims.scope", words, ""
     elif not reports:
         words = "is empty, so the token allows nothing; allow a call"
-        yield "claims.scope", words, "", ""
+        yield "claims.scope", words, ""
     elif len(scope.split()) > _MAX_SCOPES:
         words = (
             f"has {len(scope.split())} scopes, of which the first {_MAX_SCOPES} are "
             "judged; allow each call once"
         )
-        yield "claims.scope", words, "", ""
+        yield "claims.scope", words, ""
 
     for i, report in enumerate(reports):
         if "unreadable" in report:
-            yield f"scopes[{i}]", _unreadable(report["unreadable"]), "", ""
+            yield f"scopes[{i}]", _unreadable(report["unreadable"]), ""
         else:
             yield from _readable_scope_faults(f"scopes[{i}]", report)
 
@@ -1432,19 +1436,21 @@ def _unreadable(uri: str) -> str:
     return "has params that are not percent-encoded UTF-8; encode each value"
 
 
-def _readable_scope_faults(place: str, report: dict[str, Any]) -> Iterator[_Fault]:
+def _readable_scope_faults(
+    place: str, report: dict[str, Any]
+) -> Iterator[tuple[str, str, str]]:
     name = report["service"] + ":" + report["privilege"]
     params = report["params"]
     if name not in _SCOPE_PARAMS:
         words = "must be client:incoming, client:outgoing or stream:subscribe"
-        yield place, words, "", ""
+        yield place, words, ""
     elif name == _INCOMING and not params.get("clientName"):
-        yield place, "must have clientName, the name of the device", "", ""
+        yield place, "must have clientName, the name of the device", ""
     elif name == _OUTGOING and "appSid" not in params:
-        yield place, "must have appSid, the SID of a TwiML app", "", ""
+        yield place, "must have appSid, the SID of a TwiML app", ""
     elif not _SCOPE_PARAMS[name].issuperset(params):
         words = f"has a name that {name} does not have; was an = or & not encoded?"
-        yield place + ".params", words, "", ""
+        yield place + ".params", words, ""
 
     if params.get("clientName"):
         yield from _name_faults(
@@ -1452,57 +1458,57 @@ def _readable_scope_faults(place: str, report: dict[str, Any]) -> Iterator[_Faul
         )
     words = _sid_fault(params, "appSid", "AP") if "appSid" in params else ""
     if words:
-        yield place + ".params.appSid", words, "31100", ""
+        yield place + ".params.appSid", words, "application"
     for inner in ("appParams", "params"):
         if isinstance(params.get(inner), str):
             words = "must be form-encoded NAME=VALUE pairs; make a new token"
-            yield f"{place}.params.{inner}", words, "", ""
+            yield f"{place}.params.{inner}", words, ""
 
 
-def _name_faults(place: str, name: str, most: int) -> Iterator[_Fault]:
+def _name_faults(place: str, name: str, most: int) -> Iterator[tuple[str, str, str]]:
     """Judge a client name, which is not empty."""
     if name in _NO_VALUE or name.startswith("[object "):
         words = "is what a program writes for no value; give the name of the device"
-        yield place, words, "", ""
+        yield place, words, ""
     elif name.startswith("client:"):
-        codes = "" if _LENIENT_NAME.fullmatch(name) else "31105"
+        key = "" if _LENIENT_NAME.fullmatch(name) else "name"
         words = "must be without client:, which Twilio puts there itself; leave it out"
-        yield place, words, codes, codes
+        yield place, words, key
     elif name[0] == " ":
         words = "begins with a space; was a + in it not encoded?"
-        yield place, words, "31105", "31105"
+        yield place, words, "name"
     elif len(name) > most:
         words = f"must be at most {most} characters; use a shorter name"
-        yield place, words, "31105", "31105"
+        yield place, words, "name"
     elif not _LENIENT_NAME.fullmatch(name):
         words = "must be of A-Za-z0-9_; use encode_client_name"
-        yield place, words, "31105", "31105"
+        yield place, words, "name"
     elif not _CLIENT_NAME.fullmatch(name):
         words = (
             "may work in a browser, but Twilio promises A-Za-z0-9_; use "
             "encode_client_name"
         )
-        yield place, words, "", ""
+        yield place, words, ""
 
 
-def _grants_faults(claims: dict[str, Any]) -> Iterator[_Fault]:
+def _grants_faults(claims: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     grants = claims.get("grants")
     if "grants" not in claims:
         words = "is missing; it must be an object with identity and voice"
-        yield "claims.grants", words, "", "20106, 20101"
+        yield "claims.grants", words, "grants"
         return
     if not isinstance(grants, dict):
         words = f"must be an object with identity and voice, not {_json_type(grants)}"
-        yield "claims.grants", words, "", "20106, 20101"
+        yield "claims.grants", words, "grants"
         return
 
     identity = grants.get("identity", "")
     if identity == "":
         words = "is missing or empty; it must be the name of the device"
-        yield "claims.grants.identity", words, "", "20106, 20101"
+        yield "claims.grants.identity", words, "grants"
     elif not isinstance(identity, str):
         words = f"must be a string, not {_json_type(identity)}"
-        yield "claims.grants.identity", words, "", "20106, 20101"
+        yield "claims.grants.identity", words, "grants"
     else:
         yield from _name_faults("claims.grants.identity", identity, _MAX_IDENTITY)
 
@@ -1512,16 +1518,16 @@ def _grants_faults(claims: dict[str, Any]) -> Iterator[_Fault]:
         yield from _voice_faults(there)
     elif "voice" in grants:
         words = f"must be an object, not {_json_type(voice)}"
-        yield "claims.grants.voice", words, "", "20106, 20101"
+        yield "claims.grants.voice", words, "grants"
     elif grants.keys() - {"identity"}:
         words = "is missing; with other grants alone, this is no token for Voice"
-        yield "claims.grants.voice", words, "", "20106, 20101"
+        yield "claims.grants.voice", words, "grants"
     else:
         words = "is missing; allow incoming or outgoing calls"
-        yield "claims.grants.voice", words, "", "20106, 20101"
+        yield "claims.grants.voice", words, "grants"
 
 
-def _voice_faults(voice: dict[str, Any]) -> Iterator[_Fault]:
+def _voice_faults(voice: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     place = "claims.grants.voice"
     incoming = voice.get("incoming")
     allow = incoming.get("allow") if isinstance(incoming, dict) else None
@@ -1529,40 +1535,42 @@ def _voice_faults(voice: dict[str, Any]) -> Iterator[_Fault]:
         words = 'must be {"allow": true}'
         if isinstance(allow, str):
             words += ", without quotes around true"
-        yield place + ".incoming", words, "", ""
+        yield place + ".incoming", words, ""
     elif not (allow or "outgoing" in voice or "push_credential_sid" in voice):
         # A push credential is a permission to be called: Twilio's servers for its
         # phone examples mint such tokens.
         words = "allows neither incoming nor outgoing calls; allow one"
-        yield place, words, "", "20106, 20101"
+        yield place, words, "grants"
 
     outgoing = voice.get("outgoing")
     if isinstance(outgoing, dict):
         yield from _outgoing_faults(place + ".outgoing", outgoing)
     elif "outgoing" in voice:
         words = f"must be an object with application_sid, not {_json_type(outgoing)}"
-        yield place + ".outgoing", words, "", "21218, 31100"
+        yield place + ".outgoing", words, "application"
 
     if "push_credential_sid" in voice:
         words = _sid_fault(voice, "push_credential_sid", "CR")
         if words:
-            yield place + ".push_credential_sid", words, "", "52002"
+            yield place + ".push_credential_sid", words, "push"
 
 
-def _outgoing_faults(place: str, outgoing: dict[str, Any]) -> Iterator[_Fault]:
+def _outgoing_faults(
+    place: str, outgoing: dict[str, Any]
+) -> Iterator[tuple[str, str, str]]:
     words = _sid_fault(outgoing, "application_sid", "AP")
     if words:
-        yield place + ".application_sid", words, "", "21218, 31100"
+        yield place + ".application_sid", words, "application"
 
     params = outgoing.get("params")
     if isinstance(params, dict):
         types = {type(value) for value in params.values()}
         if not types <= {str, int, float, bool}:
             words = "must hold strings, numbers, true and false, and nothing else"
-            yield place + ".params", words, "", ""
+            yield place + ".params", words, ""
     elif params is not None and not isinstance(params, str):
         words = f"must be an object of strings and numbers, not {_json_type(params)}"
-        yield place + ".params", words, "", ""
+        yield place + ".params", words, ""
 
 
 # ---- The command line ----------------------------------------------------------------
