@@ -13,11 +13,11 @@ new vector, write it with "eyJ" as its token, and copy the token that is printed
 
 from __future__ import annotations
 
-import ast
 import difflib
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -27,6 +27,7 @@ from typing import Any
 TESTS = Path(__file__).resolve().parent.parent / "test_twilio_capability.py"
 NOW = "2026-01-01 00:00:00"
 COMMENT = re.compile(r"# twilio-php (\d+)\.\S+ \(commit (\w{40})\)")
+NAME = re.compile(r"^([A-Z_]+): ", re.MULTILINE)
 TOKEN = re.compile(r'"eyJ[^"]*"')
 
 # By the major version of twilio-php: what is taken of it, and the program that reads
@@ -105,13 +106,12 @@ def mint(checkout: str, major: str, commit: str, inputs: list[Any]) -> list[str]
     return tokens
 
 
-def make_again(checkout: str, source: str) -> str:
-    """Return the source of some vectors with the tokens made anew."""
+def make_again(checkout: str, source: str, tests: dict[str, Any]) -> str:
+    """Return the source of some vectors of the tests with the tokens made anew."""
     ((major, commit),) = COMMENT.findall(source)
     vectors: list[Any] = []
-    for statement in ast.parse(source).body:
-        assert isinstance(statement, ast.AnnAssign) and statement.value
-        value = ast.literal_eval(statement.value)
+    for name in NAME.findall(source):
+        value = tests[name]
         vectors += value if isinstance(value, list) else [value]
     tokens = mint(checkout, major, commit, [vector[:-1] for vector in vectors])
     if not len(tokens) == len(vectors) == len(TOKEN.findall(source)):
@@ -125,7 +125,9 @@ def main(checkout: str) -> None:
     old = "\n\n".join(part for part in paragraphs if COMMENT.match(part))
     if not old:
         raise SystemExit("there are no vectors of twilio-php")
-    new = "\n\n".join(make_again(checkout, part) for part in old.split("\n\n"))
+    sys.path.insert(0, str(TESTS.parent))  # the tests import the module beside them
+    tests = runpy.run_path(str(TESTS))
+    new = "\n\n".join(make_again(checkout, part, tests) for part in old.split("\n\n"))
     print(new)
     differences = difflib.unified_diff(
         old.split("\n"), new.split("\n"), TESTS.name, "twilio-php", lineterm=""
