@@ -62,283 +62,111 @@ from twilio_capability import (
 )
 
 NOW = 1767225600  # 2026-01-01T00:00:00Z
+INCOMING = "allow_client_incoming"
+OUTGOING = "allow_client_outgoing"
+EVENTS = "allow_event_stream"
 
 # ---- Known-good vectors: tokens that Twilio's own libraries made ---------------------
+# fmt: off
 
 # twilio-php 3.12.7 (commit 3a3410468ae1b7fb68c0fe0dd1203d8f511832f0), the class
 # Services_Twilio_Capability, under PHP 8.2.36 at NOW: account SID, auth token, calls,
 # TTL (None: the default), token. Made again by .ci/make_vectors.py, as are the next.
 CAPABILITY_TOKENS: list[tuple[str, str, list[tuple[Any, ...]], int | None, str]] = [
-    (
-        "AC123123",
-        "secret",
-        [],
-        None,
-        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6IiIsImlzcyI6IkFDMTIzMTIzIiwiZXhwIjoxNzY3MjI5MjAwfQ.GTC4YI8isVKafLO0vnuTwY73tzZBa1wsLwKW5wwh1Q0",
-    ),
-    (
-        "AC123123",
-        "secret",
-        [("allow_client_incoming", "Alice")],
-        None,
-        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPUFsaWNlIiwiaXNzIjoiQUMxMjMxMjMiLCJleHAiOjE3NjcyMjkyMDB9.WqsjC1oeZ4jD4LXdkZycRUBw70-nTTIfFZJ-5otbuf4",
-    ),
-    (
-        "AC123123",
-        "secret",
-        [("allow_client_outgoing", "AP123123")],
-        None,
-        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBTaWQ9QVAxMjMxMjMmYXBwUGFyYW1zPSIsImlzcyI6IkFDMTIzMTIzIiwiZXhwIjoxNzY3MjI5MjAwfQ.AKDVC2z6wU4noblvAMgkkbUNDyoNnR4gxnpM2Vz2h0E",
-    ),
-    (
-        "AC123123",
-        "secret",
-        [("allow_client_outgoing", "AP123123", {"Foo": "Bar"})],
-        None,
-        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBTaWQ9QVAxMjMxMjMmYXBwUGFyYW1zPUZvbyUzREJhciIsImlzcyI6IkFDMTIzMTIzIiwiZXhwIjoxNzY3MjI5MjAwfQ.4ISWDLFnTeu9oi5HNFIfP1nbnGbWSrGxespjqpYWMX8",
-    ),
-    (
-        "AC123123",
-        "secret",
-        [
-            ("allow_client_incoming", "Alice"),
-            ("allow_client_outgoing", "AP123123", {"Foo": "Bar"}),
-        ],
-        600,
-        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPUFsaWNlIHNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBTaWQ9QVAxMjMxMjMmYXBwUGFyYW1zPUZvbyUzREJhciZjbGllbnROYW1lPUFsaWNlIiwiaXNzIjoiQUMxMjMxMjMiLCJleHAiOjE3NjcyMjYyMDB9.Q7_bi7xA7phTIFfXmqh_sgrBcZv31DbshO6mOfysXgU",
-    ),
-    (
-        "AC123123",
-        "secret",
-        [
-            ("allow_client_outgoing", "AP123123", {"Foo": "Bar"}),
-            ("allow_client_incoming", "Alice"),
-        ],
-        600,
-        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBTaWQ9QVAxMjMxMjMmYXBwUGFyYW1zPUZvbyUzREJhciZjbGllbnROYW1lPUFsaWNlIHNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPUFsaWNlIiwiaXNzIjoiQUMxMjMxMjMiLCJleHAiOjE3NjcyMjYyMDB9.vgByPZvdbeJ5fqD_VU6iwWzHOJgl8rCHgO18R-fCdv4",
-    ),
-    (
-        "AC123",
-        "foo",
-        [("allow_event_stream",)],
-        None,
-        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOnN0cmVhbTpzdWJzY3JpYmU_cGF0aD0lMkYyMDEwLTA0LTAxJTJGRXZlbnRzJnBhcmFtcz0iLCJpc3MiOiJBQzEyMyIsImV4cCI6MTc2NzIyOTIwMH0.3GyxJyAu_1xtBm_X9cynKwXsdrm-btcIKnC2mPEgZek",
-    ),
-    (
-        "AC123",
-        "foo",
-        [("allow_event_stream", {"foobar": "hey"})],
-        None,
-        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOnN0cmVhbTpzdWJzY3JpYmU_cGF0aD0lMkYyMDEwLTA0LTAxJTJGRXZlbnRzJnBhcmFtcz1mb29iYXIlM0RoZXkiLCJpc3MiOiJBQzEyMyIsImV4cCI6MTc2NzIyOTIwMH0.X0aW7_Z0smbipYsU8MOKx77k1IsTR1kyzn_KbtUqaQ4",
-    ),
-    (
-        "AC123",
-        "foo",
-        [
-            ("allow_client_outgoing", "AP123", {"foobar": 3}),
-            ("allow_client_incoming", "andy"),
-            ("allow_event_stream",),
-        ],
-        None,
-        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBTaWQ9QVAxMjMmYXBwUGFyYW1zPWZvb2JhciUzRDMmY2xpZW50TmFtZT1hbmR5IHNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPWFuZHkgc2NvcGU6c3RyZWFtOnN1YnNjcmliZT9wYXRoPSUyRjIwMTAtMDQtMDElMkZFdmVudHMmcGFyYW1zPSIsImlzcyI6IkFDMTIzIiwiZXhwIjoxNzY3MjI5MjAwfQ.adNY8vVE0fdGL2_dBrQ04wP-PDhl_wqldP_7P-TH2Jc",
-    ),
-    (
-        "AC123",
-        "foo",
-        [
-            ("allow_client_incoming", "andy"),
-            ("allow_client_incoming", "bob_2"),
-            ("allow_client_outgoing", "AP123"),
-            ("allow_client_outgoing", "AP456", {"a": "1", "b": "2"}),
-        ],
-        86400,
-        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPWFuZHkgc2NvcGU6Y2xpZW50OmluY29taW5nP2NsaWVudE5hbWU9Ym9iXzIgc2NvcGU6Y2xpZW50Om91dGdvaW5nP2FwcFNpZD1BUDEyMyZhcHBQYXJhbXM9JmNsaWVudE5hbWU9Ym9iXzIgc2NvcGU6Y2xpZW50Om91dGdvaW5nP2FwcFNpZD1BUDQ1NiZhcHBQYXJhbXM9YSUzRDElMjZiJTNEMiZjbGllbnROYW1lPWJvYl8yIiwiaXNzIjoiQUMxMjMiLCJleHAiOjE3NjczMTIwMDB9.HsNJEnVnmeg1cd-QsdBaeLy-R_22tJI7ab_rTVlYkZY",
-    ),
-    (
-        "AC123",
-        "k",
-        [
-            (
-                "allow_client_outgoing",
-                "AP123",
-                {
-                    "a b": "c&d=e",
-                    "marks": "~!*'()-._",
-                    "plus": "1+1",
-                    "percent": "100%",
-                    "path": "a/b?c#d",
-                    "empty": "",
-                },
-            )
-        ],
-        1,
-        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBTaWQ9QVAxMjMmYXBwUGFyYW1zPWElMkJiJTNEYyUyNTI2ZCUyNTNEZSUyNm1hcmtzJTNEJTI1N0UlMjUyMSUyNTJBJTI1MjclMjUyOCUyNTI5LS5fJTI2cGx1cyUzRDElMjUyQjElMjZwZXJjZW50JTNEMTAwJTI1MjUlMjZwYXRoJTNEYSUyNTJGYiUyNTNGYyUyNTIzZCUyNmVtcHR5JTNEIiwiaXNzIjoiQUMxMjMiLCJleHAiOjE3NjcyMjU2MDF9.PnourrqwxOsZo3m9x98En-xz2nAfWAe6hDIUtATPDqk",
-    ),
-    (
-        "AC123",
-        "sécrèt ☃",
-        [
-            (
-                "allow_client_outgoing",
-                "AP123",
-                {"name": "Zoë ☃ 😀", "ключ": "значение"},
-            ),
-            ("allow_event_stream", {"a": "x y", "b": "&"}),
-        ],
-        None,
-        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBTaWQ9QVAxMjMmYXBwUGFyYW1zPW5hbWUlM0RabyUyNUMzJTI1QUIlMkIlMjVFMiUyNTk4JTI1ODMlMkIlMjVGMCUyNTlGJTI1OTglMjU4MCUyNiUyNUQwJTI1QkElMjVEMCUyNUJCJTI1RDElMjU4RSUyNUQxJTI1ODclM0QlMjVEMCUyNUI3JTI1RDAlMjVCRCUyNUQwJTI1QjAlMjVEMSUyNTg3JTI1RDAlMjVCNSUyNUQwJTI1QkQlMjVEMCUyNUI4JTI1RDAlMjVCNSBzY29wZTpzdHJlYW06c3Vic2NyaWJlP3BhdGg9JTJGMjAxMC0wNC0wMSUyRkV2ZW50cyZwYXJhbXM9YSUzRHglMkJ5JTI2YiUzRCUyNTI2IiwiaXNzIjoiQUMxMjMiLCJleHAiOjE3NjcyMjkyMDB9.vOhp8DdS3aDNBeM49yUW4ktIfcRLR1z-C1bIkkD4KW4",
-    ),
+    ("AC123123", "secret", [], None,
+     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6IiIsImlzcyI6IkFDMTIzMTIzIiwiZXhwIjoxNzY3MjI5MjAwfQ.GTC4YI8isVKafLO0vnuTwY73tzZBa1wsLwKW5wwh1Q0"),
+    ("AC123123", "secret", [(INCOMING, "Alice")], None,
+     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPUFsaWNlIiwiaXNzIjoiQUMxMjMxMjMiLCJleHAiOjE3NjcyMjkyMDB9.WqsjC1oeZ4jD4LXdkZycRUBw70-nTTIfFZJ-5otbuf4"),
+    ("AC123123", "secret", [(OUTGOING, "AP123123")], None,
+     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBTaWQ9QVAxMjMxMjMmYXBwUGFyYW1zPSIsImlzcyI6IkFDMTIzMTIzIiwiZXhwIjoxNzY3MjI5MjAwfQ.AKDVC2z6wU4noblvAMgkkbUNDyoNnR4gxnpM2Vz2h0E"),
+    ("AC123123", "secret", [(OUTGOING, "AP123123", {"Foo": "Bar"})], None,
+     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBTaWQ9QVAxMjMxMjMmYXBwUGFyYW1zPUZvbyUzREJhciIsImlzcyI6IkFDMTIzMTIzIiwiZXhwIjoxNzY3MjI5MjAwfQ.4ISWDLFnTeu9oi5HNFIfP1nbnGbWSrGxespjqpYWMX8"),
+    ("AC123123", "secret",
+     [(INCOMING, "Alice"), (OUTGOING, "AP123123", {"Foo": "Bar"})], 600,
+     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPUFsaWNlIHNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBTaWQ9QVAxMjMxMjMmYXBwUGFyYW1zPUZvbyUzREJhciZjbGllbnROYW1lPUFsaWNlIiwiaXNzIjoiQUMxMjMxMjMiLCJleHAiOjE3NjcyMjYyMDB9.Q7_bi7xA7phTIFfXmqh_sgrBcZv31DbshO6mOfysXgU"),
+    ("AC123123", "secret",
+     [(OUTGOING, "AP123123", {"Foo": "Bar"}), (INCOMING, "Alice")], 600,
+     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBTaWQ9QVAxMjMxMjMmYXBwUGFyYW1zPUZvbyUzREJhciZjbGllbnROYW1lPUFsaWNlIHNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPUFsaWNlIiwiaXNzIjoiQUMxMjMxMjMiLCJleHAiOjE3NjcyMjYyMDB9.vgByPZvdbeJ5fqD_VU6iwWzHOJgl8rCHgO18R-fCdv4"),
+    ("AC123", "foo", [(EVENTS,)], None,
+     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOnN0cmVhbTpzdWJzY3JpYmU_cGF0aD0lMkYyMDEwLTA0LTAxJTJGRXZlbnRzJnBhcmFtcz0iLCJpc3MiOiJBQzEyMyIsImV4cCI6MTc2NzIyOTIwMH0.3GyxJyAu_1xtBm_X9cynKwXsdrm-btcIKnC2mPEgZek"),
+    ("AC123", "foo", [(EVENTS, {"foobar": "hey"})], None,
+     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOnN0cmVhbTpzdWJzY3JpYmU_cGF0aD0lMkYyMDEwLTA0LTAxJTJGRXZlbnRzJnBhcmFtcz1mb29iYXIlM0RoZXkiLCJpc3MiOiJBQzEyMyIsImV4cCI6MTc2NzIyOTIwMH0.X0aW7_Z0smbipYsU8MOKx77k1IsTR1kyzn_KbtUqaQ4"),
+    ("AC123", "foo",
+     [(OUTGOING, "AP123", {"foobar": 3}), (INCOMING, "andy"), (EVENTS,)], None,
+     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBTaWQ9QVAxMjMmYXBwUGFyYW1zPWZvb2JhciUzRDMmY2xpZW50TmFtZT1hbmR5IHNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPWFuZHkgc2NvcGU6c3RyZWFtOnN1YnNjcmliZT9wYXRoPSUyRjIwMTAtMDQtMDElMkZFdmVudHMmcGFyYW1zPSIsImlzcyI6IkFDMTIzIiwiZXhwIjoxNzY3MjI5MjAwfQ.adNY8vVE0fdGL2_dBrQ04wP-PDhl_wqldP_7P-TH2Jc"),
+    ("AC123", "foo",
+     [(INCOMING, "andy"), (INCOMING, "bob_2"), (OUTGOING, "AP123"),
+      (OUTGOING, "AP456", {"a": "1", "b": "2"})], 86400,
+     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPWFuZHkgc2NvcGU6Y2xpZW50OmluY29taW5nP2NsaWVudE5hbWU9Ym9iXzIgc2NvcGU6Y2xpZW50Om91dGdvaW5nP2FwcFNpZD1BUDEyMyZhcHBQYXJhbXM9JmNsaWVudE5hbWU9Ym9iXzIgc2NvcGU6Y2xpZW50Om91dGdvaW5nP2FwcFNpZD1BUDQ1NiZhcHBQYXJhbXM9YSUzRDElMjZiJTNEMiZjbGllbnROYW1lPWJvYl8yIiwiaXNzIjoiQUMxMjMiLCJleHAiOjE3NjczMTIwMDB9.HsNJEnVnmeg1cd-QsdBaeLy-R_22tJI7ab_rTVlYkZY"),
+    ("AC123", "k",
+     [(OUTGOING, "AP123",
+       {"a b": "c&d=e", "marks": "~!*'()-._", "plus": "1+1", "percent": "100%",
+        "path": "a/b?c#d", "empty": ""})], 1,
+     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBTaWQ9QVAxMjMmYXBwUGFyYW1zPWElMkJiJTNEYyUyNTI2ZCUyNTNEZSUyNm1hcmtzJTNEJTI1N0UlMjUyMSUyNTJBJTI1MjclMjUyOCUyNTI5LS5fJTI2cGx1cyUzRDElMjUyQjElMjZwZXJjZW50JTNEMTAwJTI1MjUlMjZwYXRoJTNEYSUyNTJGYiUyNTNGYyUyNTIzZCUyNmVtcHR5JTNEIiwiaXNzIjoiQUMxMjMiLCJleHAiOjE3NjcyMjU2MDF9.PnourrqwxOsZo3m9x98En-xz2nAfWAe6hDIUtATPDqk"),
+    ("AC123", "sécrèt ☃",
+     [(OUTGOING, "AP123", {"name": "Zoë ☃ 😀", "ключ": "значение"}),
+      (EVENTS, {"a": "x y", "b": "&"})], None,
+     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBTaWQ9QVAxMjMmYXBwUGFyYW1zPW5hbWUlM0RabyUyNUMzJTI1QUIlMkIlMjVFMiUyNTk4JTI1ODMlMkIlMjVGMCUyNTlGJTI1OTglMjU4MCUyNiUyNUQwJTI1QkElMjVEMCUyNUJCJTI1RDElMjU4RSUyNUQxJTI1ODclM0QlMjVEMCUyNUI3JTI1RDAlMjVCRCUyNUQwJTI1QjAlMjVEMSUyNTg3JTI1RDAlMjVCNSUyNUQwJTI1QkQlMjVEMCUyNUI4JTI1RDAlMjVCNSBzY29wZTpzdHJlYW06c3Vic2NyaWJlP3BhdGg9JTJGMjAxMC0wNC0wMSUyRkV2ZW50cyZwYXJhbXM9YSUzRHglMkJ5JTI2YiUzRCUyNTI2IiwiaXNzIjoiQUMxMjMiLCJleHAiOjE3NjcyMjkyMDB9.vOhp8DdS3aDNBeM49yUW4ktIfcRLR1z-C1bIkkD4KW4"),
 ]
 
 # twilio-php 8.12.0 (commit ba0784ba0095eb4cea6f7f1e8e3201f6ff6f3404), the classes
 # Twilio\Jwt\AccessToken and VoiceGrant, under PHP 8.2.36 at NOW: account SID, API key
 # SID, API key secret, calls, options, token.
-ACCESS_TOKENS: list[
-    tuple[str, str, str, list[tuple[Any, ...]], dict[str, Any], str]
-] = [
-    (
-        "AC123123",
-        "SK123123",
-        "secret",
-        [
-            ("allow_client_incoming", "Alice"),
-            ("allow_client_outgoing", "AP123123", {"Foo": "Bar"}),
-        ],
-        {"ttl": 600},
-        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIn0.eyJqdGkiOiJTSzEyMzEyMy0xNzY3MjI1NjAwIiwiaXNzIjoiU0sxMjMxMjMiLCJzdWIiOiJBQzEyMzEyMyIsImV4cCI6MTc2NzIyNjIwMCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoiQWxpY2UiLCJ2b2ljZSI6eyJpbmNvbWluZyI6eyJhbGxvdyI6dHJ1ZX0sIm91dGdvaW5nIjp7ImFwcGxpY2F0aW9uX3NpZCI6IkFQMTIzMTIzIiwicGFyYW1zIjp7IkZvbyI6IkJhciJ9fX19fQ.NBbrVEn71GC0fC-otWDA4QPCJ0bU5KSs8MLvGIhoT-c",
-    ),
-    (
-        "AC123123",
-        "SK123123",
-        "secret",
-        [("allow_client_incoming", "Alice")],
-        {},
-        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIn0.eyJqdGkiOiJTSzEyMzEyMy0xNzY3MjI1NjAwIiwiaXNzIjoiU0sxMjMxMjMiLCJzdWIiOiJBQzEyMzEyMyIsImV4cCI6MTc2NzIyOTIwMCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoiQWxpY2UiLCJ2b2ljZSI6eyJpbmNvbWluZyI6eyJhbGxvdyI6dHJ1ZX19fX0.oqb8LJD-3tWL3jlVXyMEKy7LM_KaCVN2ECt9FBQn6SA",
-    ),
-    (
-        "AC123123",
-        "SK123123",
-        "secret",
-        [("allow_client_incoming", "Alice"), ("allow_client_outgoing", "AP123123")],
-        {"ttl": 86400},
-        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIn0.eyJqdGkiOiJTSzEyMzEyMy0xNzY3MjI1NjAwIiwiaXNzIjoiU0sxMjMxMjMiLCJzdWIiOiJBQzEyMzEyMyIsImV4cCI6MTc2NzMxMjAwMCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoiQWxpY2UiLCJ2b2ljZSI6eyJpbmNvbWluZyI6eyJhbGxvdyI6dHJ1ZX0sIm91dGdvaW5nIjp7ImFwcGxpY2F0aW9uX3NpZCI6IkFQMTIzMTIzIn19fX0.ckxlmjuYverCLWpKXzaBi2CnvU9tqt89dB59vvmZXF0",
-    ),
-    (
-        "AC123123",
-        "SK123123",
-        "secret",
-        [
-            ("allow_client_incoming", "Alice"),
-            ("allow_client_outgoing", "AP123123", {"name": "Zoë ☃ 😀", "n": "3"}),
-        ],
-        {},
-        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIn0.eyJqdGkiOiJTSzEyMzEyMy0xNzY3MjI1NjAwIiwiaXNzIjoiU0sxMjMxMjMiLCJzdWIiOiJBQzEyMzEyMyIsImV4cCI6MTc2NzIyOTIwMCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoiQWxpY2UiLCJ2b2ljZSI6eyJpbmNvbWluZyI6eyJhbGxvdyI6dHJ1ZX0sIm91dGdvaW5nIjp7ImFwcGxpY2F0aW9uX3NpZCI6IkFQMTIzMTIzIiwicGFyYW1zIjp7Im5hbWUiOiJab1x1MDBlYiBcdTI2MDMgXHVkODNkXHVkZTAwIiwibiI6IjMifX19fX0.jzGaxNScchlnL4cBz_medRRBmnOaGhCgoB1eG_uMndQ",
-    ),
-    (
-        "ACb0e7153bf7c3706d85c524e440066559",
-        "SKa6656c90bd5482a90a29b9fa5ff5180b",
-        "C1uwB5FXZPf7s=tg7NvlE3Lar=",
-        [
-            (
-                "allow_client_incoming",
-                "u6JVR7siFTrUTLzFoJusTeKuDFmi7ZCPvmW0QdpaJD_6oCzf",
-            ),
-            ("allow_client_outgoing", "AP4d35db41d94e5efaf89fc43c5fa52f8b"),
-        ],
-        {"region": "ie1"},
-        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHdyIjoiaWUxIn0.eyJqdGkiOiJTS2E2NjU2YzkwYmQ1NDgyYTkwYTI5YjlmYTVmZjUxODBiLTE3NjcyMjU2MDAiLCJpc3MiOiJTS2E2NjU2YzkwYmQ1NDgyYTkwYTI5YjlmYTVmZjUxODBiIiwic3ViIjoiQUNiMGU3MTUzYmY3YzM3MDZkODVjNTI0ZTQ0MDA2NjU1OSIsImV4cCI6MTc2NzIyOTIwMCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoidTZKVlI3c2lGVHJVVEx6Rm9KdXNUZUt1REZtaTdaQ1B2bVcwUWRwYUpEXzZvQ3pmIiwidm9pY2UiOnsiaW5jb21pbmciOnsiYWxsb3ciOnRydWV9LCJvdXRnb2luZyI6eyJhcHBsaWNhdGlvbl9zaWQiOiJBUDRkMzVkYjQxZDk0ZTVlZmFmODlmYzQzYzVmYTUyZjhiIn19fX0.PfzjtxoEmla5sPc-pKFYqkLJcJ_j0khuYwFbg5DPhX8",
-    ),
-    (
-        "AC19b8f89a50f8a8e9bb8bdb5eba456bf9",
-        "SK2d5d98065e5751f75143a5f61debc267",
-        "Aszj0OvEmMl=rltQ10v7SUw9",
-        [("allow_client_incoming", "umF")],
-        {"push_credential_sid": "CRa4acdd7f9fcc589f8d0a9f94f03e7914", "region": "au1"},
-        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHdyIjoiYXUxIn0.eyJqdGkiOiJTSzJkNWQ5ODA2NWU1NzUxZjc1MTQzYTVmNjFkZWJjMjY3LTE3NjcyMjU2MDAiLCJpc3MiOiJTSzJkNWQ5ODA2NWU1NzUxZjc1MTQzYTVmNjFkZWJjMjY3Iiwic3ViIjoiQUMxOWI4Zjg5YTUwZjhhOGU5YmI4YmRiNWViYTQ1NmJmOSIsImV4cCI6MTc2NzIyOTIwMCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoidW1GIiwidm9pY2UiOnsiaW5jb21pbmciOnsiYWxsb3ciOnRydWV9LCJwdXNoX2NyZWRlbnRpYWxfc2lkIjoiQ1JhNGFjZGQ3ZjlmY2M1ODlmOGQwYTlmOTRmMDNlNzkxNCJ9fX0.vIoe-xt8WySuDx9ss30WhZxMmDuBoNq9uMDd1Rw_Xx8",
-    ),
-    (
-        "AC60ddfcfc69e290d9f945ffa4d1278220",
-        "SKad2cf1337349e455d52613c2813c40d2",
-        "__tvHRlT/lchIegkéRev6",
-        [
-            (
-                "allow_client_incoming",
-                "uLItBpVFkqCF3HgmdPY4de9UGyhBiuYD2J88bryOvHF_6qf0NIs",
-            ),
-            (
-                "allow_client_outgoing",
-                "AP79abcc4b9db165c23115661ffb0df9da",
-                {"8E": "Tkl 8", "PCQmk": "l%D7su", "QEAg6N": 558},
-            ),
-        ],
-        {
-            "ttl": 86400,
-            "push_credential_sid": "CR6452bcf48385971f1bba10ef43a9e751",
-            "region": "us1",
-        },
-        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHdyIjoidXMxIn0.eyJqdGkiOiJTS2FkMmNmMTMzNzM0OWU0NTVkNTI2MTNjMjgxM2M0MGQyLTE3NjcyMjU2MDAiLCJpc3MiOiJTS2FkMmNmMTMzNzM0OWU0NTVkNTI2MTNjMjgxM2M0MGQyIiwic3ViIjoiQUM2MGRkZmNmYzY5ZTI5MGQ5Zjk0NWZmYTRkMTI3ODIyMCIsImV4cCI6MTc2NzMxMjAwMCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoidUxJdEJwVkZrcUNGM0hnbWRQWTRkZTlVR3loQml1WUQySjg4YnJ5T3ZIRl82cWYwTklzIiwidm9pY2UiOnsiaW5jb21pbmciOnsiYWxsb3ciOnRydWV9LCJvdXRnb2luZyI6eyJhcHBsaWNhdGlvbl9zaWQiOiJBUDc5YWJjYzRiOWRiMTY1YzIzMTE1NjYxZmZiMGRmOWRhIiwicGFyYW1zIjp7IjhFIjoiVGtsIDgiLCJQQ1FtayI6ImwlRDdzdSIsIlFFQWc2TiI6NTU4fX0sInB1c2hfY3JlZGVudGlhbF9zaWQiOiJDUjY0NTJiY2Y0ODM4NTk3MWYxYmJhMTBlZjQzYTllNzUxIn19fQ.Drz24sOV0vHV80Fks00Cdu3D2ZeubbmHglyvjs7uPGw",
-    ),
-    (
-        "AC72cb95eb92e57561d80e1ed511b327f2",
-        "SKf171fc118de91165c672a325260ebfdc",
-        "QBn5cORn9LhzoQQK8fK2fjH+fGZkvMJ1ow",
-        [("allow_client_incoming", "u5")],
-        {
-            "ttl": 60,
-            "push_credential_sid": "CRe401d83c4a29548fa91200314bd807d4",
-            "region": "ie1",
-        },
-        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHdyIjoiaWUxIn0.eyJqdGkiOiJTS2YxNzFmYzExOGRlOTExNjVjNjcyYTMyNTI2MGViZmRjLTE3NjcyMjU2MDAiLCJpc3MiOiJTS2YxNzFmYzExOGRlOTExNjVjNjcyYTMyNTI2MGViZmRjIiwic3ViIjoiQUM3MmNiOTVlYjkyZTU3NTYxZDgwZTFlZDUxMWIzMjdmMiIsImV4cCI6MTc2NzIyNTY2MCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoidTUiLCJ2b2ljZSI6eyJpbmNvbWluZyI6eyJhbGxvdyI6dHJ1ZX0sInB1c2hfY3JlZGVudGlhbF9zaWQiOiJDUmU0MDFkODNjNGEyOTU0OGZhOTEyMDAzMTRiZDgwN2Q0In19fQ.qml98Le_3iRVZ2uNd_r4gVTDxFgkglZA67SORMLq3iM",
-    ),
-    (
-        "AC7fbce66869b7bb71fcb447fc135c396a",
-        "SKff26c035c0a09cfce14db0699202bd90",
-        "eJELmsa9éLPer2yAxw",
-        [
-            ("allow_client_incoming", "u5N6rn"),
-            (
-                "allow_client_outgoing",
-                "APb736998252d572dd7df79d82a5d04395",
-                {"U": "ANQ1GaAE", "VS532": "5d73V4"},
-            ),
-        ],
-        {
-            "ttl": 86400,
-            "push_credential_sid": "CR3a21f42a6ec7f306532a4b3ea53b3266",
-            "region": "ie1",
-        },
-        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHdyIjoiaWUxIn0.eyJqdGkiOiJTS2ZmMjZjMDM1YzBhMDljZmNlMTRkYjA2OTkyMDJiZDkwLTE3NjcyMjU2MDAiLCJpc3MiOiJTS2ZmMjZjMDM1YzBhMDljZmNlMTRkYjA2OTkyMDJiZDkwIiwic3ViIjoiQUM3ZmJjZTY2ODY5YjdiYjcxZmNiNDQ3ZmMxMzVjMzk2YSIsImV4cCI6MTc2NzMxMjAwMCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoidTVONnJuIiwidm9pY2UiOnsiaW5jb21pbmciOnsiYWxsb3ciOnRydWV9LCJvdXRnb2luZyI6eyJhcHBsaWNhdGlvbl9zaWQiOiJBUGI3MzY5OTgyNTJkNTcyZGQ3ZGY3OWQ4MmE1ZDA0Mzk1IiwicGFyYW1zIjp7IlUiOiJBTlExR2FBRSIsIlZTNTMyIjoiNWQ3M1Y0In19LCJwdXNoX2NyZWRlbnRpYWxfc2lkIjoiQ1IzYTIxZjQyYTZlYzdmMzA2NTMyYTRiM2VhNTNiMzI2NiJ9fX0._kulUJiThgDjInKg9MD6JB2y9Sz24v5I8g-Ph7jcLOY",
-    ),
-    (
-        "ACd782483fd5c72eb4204b008ec2166e0f",
-        "SK28f015cd160dddc05a496d2b6cd684fb",
-        "APV6JJwE0TZC+o6R7eJ",
-        [
-            (
-                "allow_client_outgoing",
-                "AP33cb9bfe74800c47f1006d779171cb09",
-                {"Kfz7wA": "QA wrJ", "lCO9": 768, "ZrwSl ": "\\O", "0rI": "c"},
-            )
-        ],
-        {
-            "identity": "uBALzbFRIwpXVxNJSh5_5",
-            "ttl": 86400,
-            "push_credential_sid": "CR3b8cc952e16c39bd4eb2f06e1123a4ba",
-            "region": "ie1",
-        },
-        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHdyIjoiaWUxIn0.eyJqdGkiOiJTSzI4ZjAxNWNkMTYwZGRkYzA1YTQ5NmQyYjZjZDY4NGZiLTE3NjcyMjU2MDAiLCJpc3MiOiJTSzI4ZjAxNWNkMTYwZGRkYzA1YTQ5NmQyYjZjZDY4NGZiIiwic3ViIjoiQUNkNzgyNDgzZmQ1YzcyZWI0MjA0YjAwOGVjMjE2NmUwZiIsImV4cCI6MTc2NzMxMjAwMCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoidUJBTHpiRlJJd3BYVnhOSlNoNV81Iiwidm9pY2UiOnsib3V0Z29pbmciOnsiYXBwbGljYXRpb25fc2lkIjoiQVAzM2NiOWJmZTc0ODAwYzQ3ZjEwMDZkNzc5MTcxY2IwOSIsInBhcmFtcyI6eyJLZno3d0EiOiJRQSB3ckoiLCJsQ085Ijo3NjgsIlpyd1NsICI6IlxcTyIsIjBySSI6ImMifX0sInB1c2hfY3JlZGVudGlhbF9zaWQiOiJDUjNiOGNjOTUyZTE2YzM5YmQ0ZWIyZjA2ZTExMjNhNGJhIn19fQ.icWZfRphknJq5aXyrGNGNaJkJB-3IyD1k88fOn2gwDg",
-    ),
+ACCESS_TOKENS: list[tuple[str, str, str, list[tuple[Any, ...]], dict[str, Any], str]] = [
+    ("AC123123", "SK123123", "secret",
+     [(INCOMING, "Alice"), (OUTGOING, "AP123123", {"Foo": "Bar"})], {"ttl": 600},
+     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIn0.eyJqdGkiOiJTSzEyMzEyMy0xNzY3MjI1NjAwIiwiaXNzIjoiU0sxMjMxMjMiLCJzdWIiOiJBQzEyMzEyMyIsImV4cCI6MTc2NzIyNjIwMCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoiQWxpY2UiLCJ2b2ljZSI6eyJpbmNvbWluZyI6eyJhbGxvdyI6dHJ1ZX0sIm91dGdvaW5nIjp7ImFwcGxpY2F0aW9uX3NpZCI6IkFQMTIzMTIzIiwicGFyYW1zIjp7IkZvbyI6IkJhciJ9fX19fQ.NBbrVEn71GC0fC-otWDA4QPCJ0bU5KSs8MLvGIhoT-c"),
+    ("AC123123", "SK123123", "secret", [(INCOMING, "Alice")], {},
+     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIn0.eyJqdGkiOiJTSzEyMzEyMy0xNzY3MjI1NjAwIiwiaXNzIjoiU0sxMjMxMjMiLCJzdWIiOiJBQzEyMzEyMyIsImV4cCI6MTc2NzIyOTIwMCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoiQWxpY2UiLCJ2b2ljZSI6eyJpbmNvbWluZyI6eyJhbGxvdyI6dHJ1ZX19fX0.oqb8LJD-3tWL3jlVXyMEKy7LM_KaCVN2ECt9FBQn6SA"),
+    ("AC123123", "SK123123", "secret",
+     [(INCOMING, "Alice"), (OUTGOING, "AP123123")], {"ttl": 86400},
+     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIn0.eyJqdGkiOiJTSzEyMzEyMy0xNzY3MjI1NjAwIiwiaXNzIjoiU0sxMjMxMjMiLCJzdWIiOiJBQzEyMzEyMyIsImV4cCI6MTc2NzMxMjAwMCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoiQWxpY2UiLCJ2b2ljZSI6eyJpbmNvbWluZyI6eyJhbGxvdyI6dHJ1ZX0sIm91dGdvaW5nIjp7ImFwcGxpY2F0aW9uX3NpZCI6IkFQMTIzMTIzIn19fX0.ckxlmjuYverCLWpKXzaBi2CnvU9tqt89dB59vvmZXF0"),
+    ("AC123123", "SK123123", "secret",
+     [(INCOMING, "Alice"), (OUTGOING, "AP123123", {"name": "Zoë ☃ 😀", "n": "3"})], {},
+     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIn0.eyJqdGkiOiJTSzEyMzEyMy0xNzY3MjI1NjAwIiwiaXNzIjoiU0sxMjMxMjMiLCJzdWIiOiJBQzEyMzEyMyIsImV4cCI6MTc2NzIyOTIwMCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoiQWxpY2UiLCJ2b2ljZSI6eyJpbmNvbWluZyI6eyJhbGxvdyI6dHJ1ZX0sIm91dGdvaW5nIjp7ImFwcGxpY2F0aW9uX3NpZCI6IkFQMTIzMTIzIiwicGFyYW1zIjp7Im5hbWUiOiJab1x1MDBlYiBcdTI2MDMgXHVkODNkXHVkZTAwIiwibiI6IjMifX19fX0.jzGaxNScchlnL4cBz_medRRBmnOaGhCgoB1eG_uMndQ"),
+    ("ACb0e7153bf7c3706d85c524e440066559", "SKa6656c90bd5482a90a29b9fa5ff5180b",
+     "C1uwB5FXZPf7s=tg7NvlE3Lar=",
+     [(INCOMING, "u6JVR7siFTrUTLzFoJusTeKuDFmi7ZCPvmW0QdpaJD_6oCzf"),
+      (OUTGOING, "AP4d35db41d94e5efaf89fc43c5fa52f8b")], {"region": "ie1"},
+     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHdyIjoiaWUxIn0.eyJqdGkiOiJTS2E2NjU2YzkwYmQ1NDgyYTkwYTI5YjlmYTVmZjUxODBiLTE3NjcyMjU2MDAiLCJpc3MiOiJTS2E2NjU2YzkwYmQ1NDgyYTkwYTI5YjlmYTVmZjUxODBiIiwic3ViIjoiQUNiMGU3MTUzYmY3YzM3MDZkODVjNTI0ZTQ0MDA2NjU1OSIsImV4cCI6MTc2NzIyOTIwMCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoidTZKVlI3c2lGVHJVVEx6Rm9KdXNUZUt1REZtaTdaQ1B2bVcwUWRwYUpEXzZvQ3pmIiwidm9pY2UiOnsiaW5jb21pbmciOnsiYWxsb3ciOnRydWV9LCJvdXRnb2luZyI6eyJhcHBsaWNhdGlvbl9zaWQiOiJBUDRkMzVkYjQxZDk0ZTVlZmFmODlmYzQzYzVmYTUyZjhiIn19fX0.PfzjtxoEmla5sPc-pKFYqkLJcJ_j0khuYwFbg5DPhX8"),
+    ("AC19b8f89a50f8a8e9bb8bdb5eba456bf9", "SK2d5d98065e5751f75143a5f61debc267",
+     "Aszj0OvEmMl=rltQ10v7SUw9", [(INCOMING, "umF")],
+     {"push_credential_sid": "CRa4acdd7f9fcc589f8d0a9f94f03e7914", "region": "au1"},
+     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHdyIjoiYXUxIn0.eyJqdGkiOiJTSzJkNWQ5ODA2NWU1NzUxZjc1MTQzYTVmNjFkZWJjMjY3LTE3NjcyMjU2MDAiLCJpc3MiOiJTSzJkNWQ5ODA2NWU1NzUxZjc1MTQzYTVmNjFkZWJjMjY3Iiwic3ViIjoiQUMxOWI4Zjg5YTUwZjhhOGU5YmI4YmRiNWViYTQ1NmJmOSIsImV4cCI6MTc2NzIyOTIwMCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoidW1GIiwidm9pY2UiOnsiaW5jb21pbmciOnsiYWxsb3ciOnRydWV9LCJwdXNoX2NyZWRlbnRpYWxfc2lkIjoiQ1JhNGFjZGQ3ZjlmY2M1ODlmOGQwYTlmOTRmMDNlNzkxNCJ9fX0.vIoe-xt8WySuDx9ss30WhZxMmDuBoNq9uMDd1Rw_Xx8"),
+    ("AC60ddfcfc69e290d9f945ffa4d1278220", "SKad2cf1337349e455d52613c2813c40d2",
+     "__tvHRlT/lchIegkéRev6",
+     [(INCOMING, "uLItBpVFkqCF3HgmdPY4de9UGyhBiuYD2J88bryOvHF_6qf0NIs"),
+      (OUTGOING, "AP79abcc4b9db165c23115661ffb0df9da",
+       {"8E": "Tkl 8", "PCQmk": "l%D7su", "QEAg6N": 558})],
+     {"ttl": 86400, "push_credential_sid": "CR6452bcf48385971f1bba10ef43a9e751",
+      "region": "us1"},
+     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHdyIjoidXMxIn0.eyJqdGkiOiJTS2FkMmNmMTMzNzM0OWU0NTVkNTI2MTNjMjgxM2M0MGQyLTE3NjcyMjU2MDAiLCJpc3MiOiJTS2FkMmNmMTMzNzM0OWU0NTVkNTI2MTNjMjgxM2M0MGQyIiwic3ViIjoiQUM2MGRkZmNmYzY5ZTI5MGQ5Zjk0NWZmYTRkMTI3ODIyMCIsImV4cCI6MTc2NzMxMjAwMCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoidUxJdEJwVkZrcUNGM0hnbWRQWTRkZTlVR3loQml1WUQySjg4YnJ5T3ZIRl82cWYwTklzIiwidm9pY2UiOnsiaW5jb21pbmciOnsiYWxsb3ciOnRydWV9LCJvdXRnb2luZyI6eyJhcHBsaWNhdGlvbl9zaWQiOiJBUDc5YWJjYzRiOWRiMTY1YzIzMTE1NjYxZmZiMGRmOWRhIiwicGFyYW1zIjp7IjhFIjoiVGtsIDgiLCJQQ1FtayI6ImwlRDdzdSIsIlFFQWc2TiI6NTU4fX0sInB1c2hfY3JlZGVudGlhbF9zaWQiOiJDUjY0NTJiY2Y0ODM4NTk3MWYxYmJhMTBlZjQzYTllNzUxIn19fQ.Drz24sOV0vHV80Fks00Cdu3D2ZeubbmHglyvjs7uPGw"),
+    ("AC72cb95eb92e57561d80e1ed511b327f2", "SKf171fc118de91165c672a325260ebfdc",
+     "QBn5cORn9LhzoQQK8fK2fjH+fGZkvMJ1ow", [(INCOMING, "u5")],
+     {"ttl": 60, "push_credential_sid": "CRe401d83c4a29548fa91200314bd807d4",
+      "region": "ie1"},
+     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHdyIjoiaWUxIn0.eyJqdGkiOiJTS2YxNzFmYzExOGRlOTExNjVjNjcyYTMyNTI2MGViZmRjLTE3NjcyMjU2MDAiLCJpc3MiOiJTS2YxNzFmYzExOGRlOTExNjVjNjcyYTMyNTI2MGViZmRjIiwic3ViIjoiQUM3MmNiOTVlYjkyZTU3NTYxZDgwZTFlZDUxMWIzMjdmMiIsImV4cCI6MTc2NzIyNTY2MCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoidTUiLCJ2b2ljZSI6eyJpbmNvbWluZyI6eyJhbGxvdyI6dHJ1ZX0sInB1c2hfY3JlZGVudGlhbF9zaWQiOiJDUmU0MDFkODNjNGEyOTU0OGZhOTEyMDAzMTRiZDgwN2Q0In19fQ.qml98Le_3iRVZ2uNd_r4gVTDxFgkglZA67SORMLq3iM"),
+    ("AC7fbce66869b7bb71fcb447fc135c396a", "SKff26c035c0a09cfce14db0699202bd90",
+     "eJELmsa9éLPer2yAxw",
+     [(INCOMING, "u5N6rn"), (OUTGOING, "APb736998252d572dd7df79d82a5d04395",
+       {"U": "ANQ1GaAE", "VS532": "5d73V4"})],
+     {"ttl": 86400, "push_credential_sid": "CR3a21f42a6ec7f306532a4b3ea53b3266",
+      "region": "ie1"},
+     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHdyIjoiaWUxIn0.eyJqdGkiOiJTS2ZmMjZjMDM1YzBhMDljZmNlMTRkYjA2OTkyMDJiZDkwLTE3NjcyMjU2MDAiLCJpc3MiOiJTS2ZmMjZjMDM1YzBhMDljZmNlMTRkYjA2OTkyMDJiZDkwIiwic3ViIjoiQUM3ZmJjZTY2ODY5YjdiYjcxZmNiNDQ3ZmMxMzVjMzk2YSIsImV4cCI6MTc2NzMxMjAwMCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoidTVONnJuIiwidm9pY2UiOnsiaW5jb21pbmciOnsiYWxsb3ciOnRydWV9LCJvdXRnb2luZyI6eyJhcHBsaWNhdGlvbl9zaWQiOiJBUGI3MzY5OTgyNTJkNTcyZGQ3ZGY3OWQ4MmE1ZDA0Mzk1IiwicGFyYW1zIjp7IlUiOiJBTlExR2FBRSIsIlZTNTMyIjoiNWQ3M1Y0In19LCJwdXNoX2NyZWRlbnRpYWxfc2lkIjoiQ1IzYTIxZjQyYTZlYzdmMzA2NTMyYTRiM2VhNTNiMzI2NiJ9fX0._kulUJiThgDjInKg9MD6JB2y9Sz24v5I8g-Ph7jcLOY"),
+    ("ACd782483fd5c72eb4204b008ec2166e0f", "SK28f015cd160dddc05a496d2b6cd684fb",
+     "APV6JJwE0TZC+o6R7eJ",
+     [(OUTGOING, "AP33cb9bfe74800c47f1006d779171cb09",
+       {"Kfz7wA": "QA wrJ", "lCO9": 768, "ZrwSl ": "\\O", "0rI": "c"})],
+     {"identity": "uBALzbFRIwpXVxNJSh5_5", "ttl": 86400,
+      "push_credential_sid": "CR3b8cc952e16c39bd4eb2f06e1123a4ba", "region": "ie1"},
+     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHdyIjoiaWUxIn0.eyJqdGkiOiJTSzI4ZjAxNWNkMTYwZGRkYzA1YTQ5NmQyYjZjZDY4NGZiLTE3NjcyMjU2MDAiLCJpc3MiOiJTSzI4ZjAxNWNkMTYwZGRkYzA1YTQ5NmQyYjZjZDY4NGZiIiwic3ViIjoiQUNkNzgyNDgzZmQ1YzcyZWI0MjA0YjAwOGVjMjE2NmUwZiIsImV4cCI6MTc2NzMxMjAwMCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoidUJBTHpiRlJJd3BYVnhOSlNoNV81Iiwidm9pY2UiOnsib3V0Z29pbmciOnsiYXBwbGljYXRpb25fc2lkIjoiQVAzM2NiOWJmZTc0ODAwYzQ3ZjEwMDZkNzc5MTcxY2IwOSIsInBhcmFtcyI6eyJLZno3d0EiOiJRQSB3ckoiLCJsQ085Ijo3NjgsIlpyd1NsICI6IlxcTyIsIjBySSI6ImMifX0sInB1c2hfY3JlZGVudGlhbF9zaWQiOiJDUjNiOGNjOTUyZTE2YzM5YmQ0ZWIyZjA2ZTExMjNhNGJhIn19fQ.icWZfRphknJq5aXyrGNGNaJkJB-3IyD1k88fOn2gwDg"),
 ]
 # The same without a client's name; Twilio refuses such a token.
 NAMELESS_ACCESS_TOKEN: tuple[
     str, str, str, list[tuple[Any, ...]], dict[str, Any], str
 ] = (
-    "AC123123",
-    "SK123123",
-    "secret",
-    [("allow_client_outgoing", "AP123123")],
-    {},
-    "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIn0.eyJqdGkiOiJTSzEyMzEyMy0xNzY3MjI1NjAwIiwiaXNzIjoiU0sxMjMxMjMiLCJzdWIiOiJBQzEyMzEyMyIsImV4cCI6MTc2NzIyOTIwMCwiZ3JhbnRzIjp7InZvaWNlIjp7Im91dGdvaW5nIjp7ImFwcGxpY2F0aW9uX3NpZCI6IkFQMTIzMTIzIn19fX0.HtHMQsFbQZioorjxhLIoKLddt4r_3XeYSFVpwVxWEWw",
+    "AC123123", "SK123123", "secret", [(OUTGOING, "AP123123")], {},
+    "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIn0.eyJqdGkiOiJTSzEyMzEyMy0xNzY3MjI1NjAwIiwiaXNzIjoiU0sxMjMxMjMiLCJzdWIiOiJBQzEyMzEyMyIsImV4cCI6MTc2NzIyOTIwMCwiZ3JhbnRzIjp7InZvaWNlIjp7Im91dGdvaW5nIjp7ImFwcGxpY2F0aW9uX3NpZCI6IkFQMTIzMTIzIn19fX0.HtHMQsFbQZioorjxhLIoKLddt4r_3XeYSFVpwVxWEWw"
 )
 
 # twilio-node 5.13.1 (commit 462c49d74c92b0b9f85eb0cf736f02de435718d7) under Node.js
@@ -363,172 +191,76 @@ OTHER_TOKENS = {
 # built for .NET 3.5 (f6b1f01016af) and 4.7.2 (700915451d87).
 LONG_SECRET = "a secret of thirty-two bytes or more"  # as jjwt asks for
 REAL_TOKENS: list[tuple[str, str, str]] = [
-    (
-        "node 5, capability",
-        "secret",
-        "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPUFsaWNlIHNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBTaWQ9QVAwZjFlMmQzYzRiNWE2OTc4MGYxZTJkM2M0YjVhNjk3OCZjbGllbnROYW1lPUFsaWNlJmFwcFBhcmFtcz1Gb28lM0RCYXIgc2NvcGU6c3RyZWFtOnN1YnNjcmliZT9wYXRoPS8yMDEwLTA0LTAxL0V2ZW50cyZhcHBQYXJhbXM9Zm9vYmFyJTNEaGV5IiwiaXNzIjoiQUMwMTIzNDU2Nzg5YWJjZGVmMDEyMzQ1Njc4OWFiY2RlZiIsImV4cCI6MTc2NzIyNjIwMCwiaWF0IjoxNzY3MjI1NjAwfQ.YE_4Luh712llHA4DgWN7YSsCof8GSvx_F1NXI93kPWc",
-    ),
-    (
-        "node 5, region",
-        "secret",
-        "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHdyIjoiaWUxIn0.eyJqdGkiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwLTE3NjcyMjU2MDAiLCJncmFudHMiOnsiaWRlbnRpdHkiOiJBbGljZSIsInZvaWNlIjp7ImluY29taW5nIjp7ImFsbG93Ijp0cnVlfSwib3V0Z29pbmciOnsiYXBwbGljYXRpb25fc2lkIjoiQVAwZjFlMmQzYzRiNWE2OTc4MGYxZTJkM2M0YjVhNjk3OCIsInBhcmFtcyI6eyJGb28iOiJCYXIifX0sInB1c2hfY3JlZGVudGlhbF9zaWQiOiJDUjg3OTZhNWI0YzNkMmUxZjA4Nzk2YTViNGMzZDJlMWYwIn19LCJpYXQiOjE3NjcyMjU2MDAsImV4cCI6MTc2NzIyNjIwMCwiaXNzIjoiU0tmZWRjYmE5ODc2NTQzMjEwZmVkY2JhOTg3NjU0MzIxMCIsInN1YiI6IkFDMDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWYifQ.ibtMpeRb3z1t94U4fLzJed--rrHQooQhz5Z6gcmuTpc",
-    ),
-    (
-        "python 9, capability",
-        "secret",
-        "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPUFsaWNlIHNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBQYXJhbXM9Rm9vJTNEQmFyJmFwcFNpZD1BUDBmMWUyZDNjNGI1YTY5NzgwZjFlMmQzYzRiNWE2OTc4JmNsaWVudE5hbWU9QWxpY2Ugc2NvcGU6c3RyZWFtOnN1YnNjcmliZT9wYXJhbXM9Zm9vYmFyJTNEaGV5JnBhdGg9JTJGMjAxMC0wNC0wMSUyRkV2ZW50cyIsImlzcyI6IkFDMDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWYiLCJleHAiOjE3NjcyMjYyMDAsIm5iZiI6MTc2NzIyNTYwMH0.Yfs0Jk8ul3A0FvzyiZj9dlxcoUI72CcJL2CRAym3QKg",
-    ),
-    (
-        "python 9, region",
-        "secret",
-        "eyJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHdyIjoiaWUxIiwidHlwIjoiSldUIn0.eyJqdGkiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwLTE3NjcyMjU2MDAiLCJncmFudHMiOnsidm9pY2UiOnsiaW5jb21pbmciOnsiYWxsb3ciOnRydWV9LCJvdXRnb2luZyI6eyJhcHBsaWNhdGlvbl9zaWQiOiJBUDBmMWUyZDNjNGI1YTY5NzgwZjFlMmQzYzRiNWE2OTc4IiwicGFyYW1zIjp7IkZvbyI6IkJhciJ9fSwicHVzaF9jcmVkZW50aWFsX3NpZCI6IkNSODc5NmE1YjRjM2QyZTFmMDg3OTZhNWI0YzNkMmUxZjAifSwiaWRlbnRpdHkiOiJBbGljZSJ9LCJpc3MiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwIiwiZXhwIjoxNzY3MjI2MjAwLCJuYmYiOjE3NjcyMjU2MDAsInN1YiI6IkFDMDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWYifQ.aVZ9RioEZ5mi9FTiks4MbWzH9Lbq_1HGajNZzJdqJKk",
-    ),
-    (
-        "python 9, no region",
-        "secret",
-        "eyJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHlwIjoiSldUIn0.eyJqdGkiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwLTE3NjcyMjU2MDAiLCJncmFudHMiOnsidm9pY2UiOnsiaW5jb21pbmciOnsiYWxsb3ciOnRydWV9LCJvdXRnb2luZyI6eyJhcHBsaWNhdGlvbl9zaWQiOiJBUDBmMWUyZDNjNGI1YTY5NzgwZjFlMmQzYzRiNWE2OTc4IiwicGFyYW1zIjp7IkZvbyI6IkJhciJ9fSwicHVzaF9jcmVkZW50aWFsX3NpZCI6IkNSODc5NmE1YjRjM2QyZTFmMDg3OTZhNWI0YzNkMmUxZjAifSwiaWRlbnRpdHkiOiJBbGljZSJ9LCJpc3MiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwIiwiZXhwIjoxNzY3MjI2MjAwLCJuYmYiOjE3NjcyMjU2MDAsInN1YiI6IkFDMDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWYifQ.unnW8bCQR7nBYHJFtItVbGdqXYQaX8FBtTr8sEc8Ptc",
-    ),
-    (
-        "python 9, push credential",
-        "secret",
-        "eyJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHlwIjoiSldUIn0.eyJqdGkiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwLTE3NjcyMjU2MDAiLCJncmFudHMiOnsidm9pY2UiOnsib3V0Z29pbmciOnsiYXBwbGljYXRpb25fc2lkIjoiQVAwZjFlMmQzYzRiNWE2OTc4MGYxZTJkM2M0YjVhNjk3OCJ9LCJwdXNoX2NyZWRlbnRpYWxfc2lkIjoiQ1I4Nzk2YTViNGMzZDJlMWYwODc5NmE1YjRjM2QyZTFmMCJ9LCJpZGVudGl0eSI6IkFsaWNlIn0sImlzcyI6IlNLZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTAiLCJleHAiOjE3NjcyMjYyMDAsIm5iZiI6MTc2NzIyNTYwMCwic3ViIjoiQUMwMTIzNDU2Nzg5YWJjZGVmMDEyMzQ1Njc4OWFiY2RlZiJ9.UNVd6pxjpp-htXbtD4Bip2wUgSUqJxPoPelD5mMAhJI",
-    ),
-    (
-        "python 5, capability",
-        "secret",
-        "eyJ0eXAiOiAiSldUIiwgImFsZyI6ICJIUzI1NiJ9.eyJzY29wZSI6ICJzY29wZTpjbGllbnQ6aW5jb21pbmc_Y2xpZW50TmFtZT1BbGljZSBzY29wZTpjbGllbnQ6b3V0Z29pbmc_YXBwUGFyYW1zPUZvbyUzREJhciZhcHBTaWQ9QVAwZjFlMmQzYzRiNWE2OTc4MGYxZTJkM2M0YjVhNjk3OCZjbGllbnROYW1lPUFsaWNlIHNjb3BlOnN0cmVhbTpzdWJzY3JpYmU_cGFyYW1zPWZvb2JhciUzRGhleSZwYXRoPSUyRjIwMTAtMDQtMDElMkZFdmVudHMiLCAiaXNzIjogIkFDMDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWYiLCAiZXhwIjogMTc2NzIyNjIwMH0.RnUJa0SqmoaPj0LtJEcnq0f1P-NUkWlIVrj8FQdFB4I",
-    ),
-    (
-        "node 5, push credential",
-        "secret",
-        "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCIsImN0eSI6InR3aWxpby1mcGE7dj0xIn0.eyJqdGkiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwLTE3NjcyMjU2MDAiLCJncmFudHMiOnsiaWRlbnRpdHkiOiJBbGljZSIsInZvaWNlIjp7Im91dGdvaW5nIjp7ImFwcGxpY2F0aW9uX3NpZCI6IkFQMGYxZTJkM2M0YjVhNjk3ODBmMWUyZDNjNGI1YTY5NzgifSwicHVzaF9jcmVkZW50aWFsX3NpZCI6IkNSODc5NmE1YjRjM2QyZTFmMDg3OTZhNWI0YzNkMmUxZjAifX0sImlhdCI6MTc2NzIyNTYwMCwiZXhwIjoxNzY3MjI2MjAwLCJpc3MiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwIiwic3ViIjoiQUMwMTIzNDU2Nzg5YWJjZGVmMDEyMzQ1Njc4OWFiY2RlZiJ9.iHTJl401ksOvZHlLBt_Y0dzoYVkI2_uIAI6p-ql1loc",
-    ),
-    (
-        "node 2, capability",
-        "secret",
-        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPUFsaWNlIHNjb3BlOnN0cmVhbTpzdWJzY3JpYmU_cGF0aD0lMkYyMDEwLTA0LTAxJTJGRXZlbnRzJnBhcmFtcz1mb29iYXIlM0RoZXkgc2NvcGU6Y2xpZW50Om91dGdvaW5nP2FwcFNpZD1BUDBmMWUyZDNjNGI1YTY5NzgwZjFlMmQzYzRiNWE2OTc4JmFwcFBhcmFtcz1Gb28lM0RCYXImY2xpZW50TmFtZT1BbGljZSIsImlzcyI6IkFDMDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWYiLCJleHAiOjE3NjcyMjYyMDAsImlhdCI6MTc2NzIyNTYwMH0.emkyJn9RsvNk7xLDqVRnlodpZWWCiNMBw8QY-fD96gE",
-    ),
-    (
-        "php 8, capability",
-        "secret",
-        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPUFsaWNlIHNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBTaWQ9QVAwZjFlMmQzYzRiNWE2OTc4MGYxZTJkM2M0YjVhNjk3OCZhcHBQYXJhbXM9Rm9vJTNEQmFyJmNsaWVudE5hbWU9QWxpY2Ugc2NvcGU6c3RyZWFtOnN1YnNjcmliZT9wYXRoPSUyRjIwMTAtMDQtMDElMkZFdmVudHMmcGFyYW1zPWZvb2JhciUzRGhleSIsImlzcyI6IkFDMDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWYiLCJleHAiOjE3NjcyMjYyMDB9.jytxcLKrj6Avl1Be02BExIQWYbA4TjsJSAcDBB06d04",
-    ),
-    (
-        "php 8, push credential",
-        "secret",
-        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIn0.eyJqdGkiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwLTE3NjcyMjU2MDAiLCJpc3MiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwIiwic3ViIjoiQUMwMTIzNDU2Nzg5YWJjZGVmMDEyMzQ1Njc4OWFiY2RlZiIsImV4cCI6MTc2NzIyNjIwMCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoiQWxpY2UiLCJ2b2ljZSI6eyJvdXRnb2luZyI6eyJhcHBsaWNhdGlvbl9zaWQiOiJBUDBmMWUyZDNjNGI1YTY5NzgwZjFlMmQzYzRiNWE2OTc4In0sInB1c2hfY3JlZGVudGlhbF9zaWQiOiJDUjg3OTZhNWI0YzNkMmUxZjA4Nzk2YTViNGMzZDJlMWYwIn19fQ.bsGwrIyp5lXqNEuYakCf94iVthKwcqBacIheLxUffzg",
-    ),
-    (
-        "php 4, params are a str",
-        "secret",
-        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIn0.eyJqdGkiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwLTE3NjcyMjU2MDAiLCJpc3MiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwIiwic3ViIjoiQUMwMTIzNDU2Nzg5YWJjZGVmMDEyMzQ1Njc4OWFiY2RlZiIsImV4cCI6MTc2NzIyNjIwMCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoiQWxpY2UiLCJ2b2ljZSI6eyJvdXRnb2luZyI6eyJhcHBsaWNhdGlvbl9zaWQiOiJBUDBmMWUyZDNjNGI1YTY5NzgwZjFlMmQzYzRiNWE2OTc4IiwicGFyYW1zIjoiRm9vPUJhciJ9LCJwdXNoX2NyZWRlbnRpYWxfc2lkIjoiQ1I4Nzk2YTViNGMzZDJlMWYwODc5NmE1YjRjM2QyZTFmMCJ9fX0.dEJ-ni8hN9gDoJt7HUIODmr_GWz3wAZVFCA3E3o8Kqg",
-    ),
-    (
-        "ruby 7, capability",
-        "secret",
-        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPUFsaWNlIHNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBTaWQ9QVAwZjFlMmQzYzRiNWE2OTc4MGYxZTJkM2M0YjVhNjk3OCZjbGllbnROYW1lPUFsaWNlJmFwcFBhcmFtcz1Gb28lM0RCYXIgc2NvcGU6c3RyZWFtOnN1YnNjcmliZT9wYXRoPSUyRjIwMTAtMDQtMDElMkZFdmVudHMmcGFyYW1zPWZvb2JhciUzRGhleSIsImlzcyI6IkFDMDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWYiLCJuYmYiOjE3NjcyMjU2MDAsImV4cCI6MTc2NzIyNjIwMH0.wpD2mx29mpfMsteeD25p5MVFKUyB_nhjAzkB3qO2IIw",
-    ),
-    (
-        "ruby 7, a space in a param",
-        "secret",
-        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBTaWQ9QVAwZjFlMmQzYzRiNWE2OTc4MGYxZTJkM2M0YjVhNjk3OCZjbGllbnROYW1lPUFsaWNlJmFwcFBhcmFtcz1Gb28lM0RBbm4rVmVhbCIsImlzcyI6IkFDMDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWYiLCJuYmYiOjE3NjcyMjU2MDAsImV4cCI6MTc2NzIyNjIwMH0.McLbH6gBcYhdLiRczVv2JF45MB9-jHWUgN5nNsRfAFI",
-    ),
-    (
-        "ruby 7, twr is null",
-        "secret",
-        "eyJjdHkiOiJ0d2lsaW8tZnBhO3Y9MSIsInR3ciI6bnVsbCwidHlwIjoiSldUIiwiYWxnIjoiSFMyNTYifQ.eyJqdGkiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwLTE3NjcyMjU2MDAiLCJncmFudHMiOnsiaWRlbnRpdHkiOiJBbGljZSIsInZvaWNlIjp7ImluY29taW5nIjp7ImFsbG93Ijp0cnVlfSwib3V0Z29pbmciOnsiYXBwbGljYXRpb25fc2lkIjoiQVAwZjFlMmQzYzRiNWE2OTc4MGYxZTJkM2M0YjVhNjk3OCIsInBhcmFtcyI6eyJGb28iOiJCYXIifX0sInB1c2hfY3JlZGVudGlhbF9zaWQiOiJDUjg3OTZhNWI0YzNkMmUxZjA4Nzk2YTViNGMzZDJlMWYwIn19LCJpc3MiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwIiwibmJmIjoxNzY3MjI1NjAwLCJleHAiOjE3NjcyMjYyMDAsInN1YiI6IkFDMDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWYifQ.NshXaCxn72PFeQ--WCcpXL2u7kUCAUbk-hFKy9wGTTM",
-    ),
-    (
-        "ruby 7, region",
-        "secret",
-        "eyJjdHkiOiJ0d2lsaW8tZnBhO3Y9MSIsInR3ciI6ImllMSIsInR5cCI6IkpXVCIsImFsZyI6IkhTMjU2In0.eyJqdGkiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwLTE3NjcyMjU2MDAiLCJncmFudHMiOnsiaWRlbnRpdHkiOiJBbGljZSIsInZvaWNlIjp7ImluY29taW5nIjp7ImFsbG93Ijp0cnVlfSwib3V0Z29pbmciOnsiYXBwbGljYXRpb25fc2lkIjoiQVAwZjFlMmQzYzRiNWE2OTc4MGYxZTJkM2M0YjVhNjk3OCIsInBhcmFtcyI6eyJGb28iOiJCYXIifX0sInB1c2hfY3JlZGVudGlhbF9zaWQiOiJDUjg3OTZhNWI0YzNkMmUxZjA4Nzk2YTViNGMzZDJlMWYwIn19LCJpc3MiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwIiwibmJmIjoxNzY3MjI1NjAwLCJleHAiOjE3NjcyMjYyMDAsInN1YiI6IkFDMDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWYifQ.zm9de77oy0-F_ZIEMdQiUqC-79IBQbyttKHLtmlKOJg",
-    ),
-    (
-        "ruby 4, capability",
-        "secret",
-        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPUFsaWNlIHNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBTaWQ9QVAwZjFlMmQzYzRiNWE2OTc4MGYxZTJkM2M0YjVhNjk3OCZhcHBQYXJhbXM9Rm9vJTNEQmFyJTI2QmF6JTNEYSUyQmIlMjUyNmMmY2xpZW50TmFtZT1BbGljZSIsImlzcyI6IkFDMDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWYiLCJleHAiOjE3NjcyMjYyMDB9.Qgug7LOML2raGrO8WDLY5CWErUzkAbNl8bmSseeI8nA",
-    ),
-    (
-        "go 1, no region",
-        "secret",
-        "eyJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHlwIjoiSldUIn0.eyJleHAiOjE3NjcyMjkyMDAsImdyYW50cyI6eyJpZGVudGl0eSI6IkFsaWNlIiwidm9pY2UiOnsiaW5jb21pbmciOnsiYWxsb3ciOnRydWV9LCJvdXRnb2luZyI6eyJhcHBsaWNhdGlvbl9zaWQiOiJBUDBmMWUyZDNjNGI1YTY5NzgwZjFlMmQzYzRiNWE2OTc4IiwicGFyYW1zIjp7IkZvbyI6IkJhciJ9fSwicHVzaF9jcmVkZW50aWFsX3NpZCI6IkNSODc5NmE1YjRjM2QyZTFmMDg3OTZhNWI0YzNkMmUxZjAifX0sImlzcyI6IlNLZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTAiLCJqdGkiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwLTE3NjcyMjU2MDAiLCJuYmYiOjE3NjcyMjU2MDAsInN1YiI6IkFDMDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWYifQ.PwrtRdp9RMqLeblJXm4qw27WvwTCEqHtda5y0674oUQ",
-    ),
-    (
-        "go 1, region",
-        "secret",
-        "eyJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHdyIjoiaWUxIiwidHlwIjoiSldUIn0.eyJleHAiOjE3NjcyMjYyMDAsImdyYW50cyI6eyJpZGVudGl0eSI6IkFsaWNlIiwidm9pY2UiOnsiaW5jb21pbmciOnsiYWxsb3ciOnRydWV9LCJvdXRnb2luZyI6eyJhcHBsaWNhdGlvbl9zaWQiOiJBUDBmMWUyZDNjNGI1YTY5NzgwZjFlMmQzYzRiNWE2OTc4IiwicGFyYW1zIjp7IkZvbyI6IkJhciJ9fSwicHVzaF9jcmVkZW50aWFsX3NpZCI6IkNSODc5NmE1YjRjM2QyZTFmMDg3OTZhNWI0YzNkMmUxZjAifX0sImlzcyI6IlNLZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTAiLCJqdGkiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwLTE3NjcyMjU2MDAiLCJuYmYiOjE3NjcyMjU2MDAsInN1YiI6IkFDMDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWYifQ.pcW_C4V-yaZMqsIb6xPpvbvFpT_HXCya32RAtyTrtek",
-    ),
-    (
-        "go 1, push credential",
-        "secret",
-        "eyJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHlwIjoiSldUIn0.eyJleHAiOjE3NjcyMjYyMDAsImdyYW50cyI6eyJpZGVudGl0eSI6IkFsaWNlIiwidm9pY2UiOnsib3V0Z29pbmciOnsiYXBwbGljYXRpb25fc2lkIjoiQVAwZjFlMmQzYzRiNWE2OTc4MGYxZTJkM2M0YjVhNjk3OCJ9LCJwdXNoX2NyZWRlbnRpYWxfc2lkIjoiQ1I4Nzk2YTViNGMzZDJlMWYwODc5NmE1YjRjM2QyZTFmMCJ9fSwiaXNzIjoiU0tmZWRjYmE5ODc2NTQzMjEwZmVkY2JhOTg3NjU0MzIxMCIsImp0aSI6IlNLZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTAtMTc2NzIyNTYwMCIsIm5iZiI6MTc2NzIyNTYwMCwic3ViIjoiQUMwMTIzNDU2Nzg5YWJjZGVmMDEyMzQ1Njc4OWFiY2RlZiJ9.vvHweJ1qlVe-0pe2sRn2RgdfxWJcWq_ho98ocKP1TMs",
-    ),
-    (
-        "java 12, capability",
-        LONG_SECRET,
-        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJpc3MiOiJBQzAxMjM0NTY3ODlhYmNkZWYwMTIzNDU2Nzg5YWJjZGVmIiwiZXhwIjoxNzY3MjI2MjAwLCJzY29wZSI6InNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPUFsaWNlIHNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBTaWQ9QVAwZjFlMmQzYzRiNWE2OTc4MGYxZTJkM2M0YjVhNjk3OCZjbGllbnROYW1lPUFsaWNlJmFwcFBhcmFtcz1Gb28lM0RCYXIgc2NvcGU6c3RyZWFtOnN1YnNjcmliZT9wYXRoPS8yMDEwLTA0LTAxL0V2ZW50cyZhcHBQYXJhbXM9Zm9vYmFyJTNEaGV5In0.2cTI9pEZjl1K8nAw6RnytoOOYub84ZkvLysWjm0KSog",
-    ),
-    (
-        "java 12, region",
-        LONG_SECRET,
-        "eyJjdHkiOiJ0d2lsaW8tZnBhO3Y9MSIsInR5cCI6IkpXVCIsInR3ciI6ImllMSIsImFsZyI6IkhTMjU2In0.eyJpc3MiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwIiwiZXhwIjoxNzY3MjI2MjAwLCJncmFudHMiOnsidm9pY2UiOnsiaW5jb21pbmciOnsiYWxsb3ciOnRydWV9LCJvdXRnb2luZyI6eyJhcHBsaWNhdGlvbl9zaWQiOiJBUDBmMWUyZDNjNGI1YTY5NzgwZjFlMmQzYzRiNWE2OTc4IiwicGFyYW1zIjp7IkZvbyI6IkJhciJ9fSwicHVzaF9jcmVkZW50aWFsX3NpZCI6IkNSODc5NmE1YjRjM2QyZTFmMDg3OTZhNWI0YzNkMmUxZjAifSwiaWRlbnRpdHkiOiJBbGljZSJ9LCJqdGkiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwLTE3NjcyMjU2MDAiLCJzdWIiOiJBQzAxMjM0NTY3ODlhYmNkZWYwMTIzNDU2Nzg5YWJjZGVmIn0.JBNdtxM8-wito_jKiH60B0_9apSvuFFc5J486SJwk8g",
-    ),
-    (
-        "java 12, push credential",
-        LONG_SECRET,
-        "eyJjdHkiOiJ0d2lsaW8tZnBhO3Y9MSIsInR5cCI6IkpXVCIsImFsZyI6IkhTMjU2In0.eyJpc3MiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwIiwiZXhwIjoxNzY3MjI2MjAwLCJncmFudHMiOnsidm9pY2UiOnsib3V0Z29pbmciOnsiYXBwbGljYXRpb25fc2lkIjoiQVAwZjFlMmQzYzRiNWE2OTc4MGYxZTJkM2M0YjVhNjk3OCJ9LCJwdXNoX2NyZWRlbnRpYWxfc2lkIjoiQ1I4Nzk2YTViNGMzZDJlMWYwODc5NmE1YjRjM2QyZTFmMCJ9LCJpZGVudGl0eSI6IkFsaWNlIn0sImp0aSI6IlNLZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTAtMTc2NzIyNTYwMCIsInN1YiI6IkFDMDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWYifQ.ZBgi-75ERWrexTA2ebtm-IVdR30WFp31gVqw_QAq2B8",
-    ),
-    (
-        "java 7.17, outgoing is null",
-        "secret",
-        "eyJjdHkiOiJ0d2lsaW8tZnBhO3Y9MSIsInR5cCI6IkpXVCIsImFsZyI6IkhTMjU2In0.eyJpc3MiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwIiwiZXhwIjoxNzY3MjI2MjAwLCJncmFudHMiOnsidm9pY2UiOnsib3V0Z29pbmciOm51bGwsInB1c2hfY3JlZGVudGlhbF9zaWQiOiJDUjg3OTZhNWI0YzNkMmUxZjA4Nzk2YTViNGMzZDJlMWYwIiwiZW5kcG9pbnRfaWQiOm51bGx9LCJpZGVudGl0eSI6IkFsaWNlIn0sImp0aSI6IlNLZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTAtMTc2NzIyNTYwMCIsInN1YiI6IkFDMDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWYifQ.cX-aQ_PpiaLUE4eImDGmJfzi10h4lRkR87Wf-UaSNcY",
-    ),
-    (
-        "java 7.47, incoming is null",
-        LONG_SECRET,
-        "eyJjdHkiOiJ0d2lsaW8tZnBhO3Y9MSIsInR5cCI6IkpXVCIsImFsZyI6IkhTMjU2In0.eyJpc3MiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwIiwiZXhwIjoxNzY3MjI2MjAwLCJncmFudHMiOnsidm9pY2UiOnsiaW5jb21pbmciOm51bGwsIm91dGdvaW5nIjp7ImFwcGxpY2F0aW9uX3NpZCI6IkFQMGYxZTJkM2M0YjVhNjk3ODBmMWUyZDNjNGI1YTY5NzgifSwicHVzaF9jcmVkZW50aWFsX3NpZCI6IkNSODc5NmE1YjRjM2QyZTFmMDg3OTZhNWI0YzNkMmUxZjAiLCJlbmRwb2ludF9pZCI6bnVsbH0sImlkZW50aXR5IjoiQWxpY2UifSwianRpIjoiU0tmZWRjYmE5ODc2NTQzMjEwZmVkY2JhOTg3NjU0MzIxMC0xNzY3MjI1NjAwIiwic3ViIjoiQUMwMTIzNDU2Nzg5YWJjZGVmMDEyMzQ1Njc4OWFiY2RlZiJ9.vIjkv50NlZRq8nzxXee_8XRSHC9fvxPD-pR1l5zecwQ",
-    ),
-    (
-        "java 7.47, push credential is null",
-        LONG_SECRET,
-        "eyJjdHkiOiJ0d2lsaW8tZnBhO3Y9MSIsInR5cCI6IkpXVCIsImFsZyI6IkhTMjU2In0.eyJpc3MiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwIiwiZXhwIjoxNzY3MjI2MjAwLCJncmFudHMiOnsidm9pY2UiOnsiaW5jb21pbmciOnsiYWxsb3ciOnRydWV9LCJvdXRnb2luZyI6eyJhcHBsaWNhdGlvbl9zaWQiOiJBUDBmMWUyZDNjNGI1YTY5NzgwZjFlMmQzYzRiNWE2OTc4In0sInB1c2hfY3JlZGVudGlhbF9zaWQiOm51bGwsImVuZHBvaW50X2lkIjpudWxsfSwiaWRlbnRpdHkiOiJBbGljZSJ9LCJqdGkiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwLTE3NjcyMjU2MDAiLCJzdWIiOiJBQzAxMjM0NTY3ODlhYmNkZWYwMTIzNDU2Nzg5YWJjZGVmIn0.viMXHun-_VuVFf_dSo4x5QcwpBS0fViMisknYKJBakM",
-    ),
-    (
-        "csharp 7, capability",
-        "secret",
-        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJpc3MiOiJBQzAxMjM0NTY3ODlhYmNkZWYwMTIzNDU2Nzg5YWJjZGVmIiwiZXhwIjoxNzY3MjI2MjAwLCJzY29wZSI6InNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPUFsaWNlIHNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBTaWQ9QVAwZjFlMmQzYzRiNWE2OTc4MGYxZTJkM2M0YjVhNjk3OCZjbGllbnROYW1lPUFsaWNlJmFwcFBhcmFtcz1Gb28lM2RCYXIgc2NvcGU6c3RyZWFtOnN1YnNjcmliZT9wYXRoPS8yMDEwLTA0LTAxL0V2ZW50cyZhcHBQYXJhbXM9Zm9vYmFyJTNkaGV5In0.FmIm6I5WlNaa_dFJmGgM73XMmfLf0d9s5KcXzJxGO7I",
-    ),
-    (
-        "csharp 7, no region",
-        "secret",
-        "eyJjdHkiOiJ0d2lsaW8tZnBhO3Y9MSIsInR5cCI6IkpXVCIsImFsZyI6IkhTMjU2In0.eyJpc3MiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwIiwiZXhwIjoxNzY3MjI2MjAwLCJqdGkiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwLTE3NjcyMjU2MDAiLCJzdWIiOiJBQzAxMjM0NTY3ODlhYmNkZWYwMTIzNDU2Nzg5YWJjZGVmIiwiZ3JhbnRzIjp7ImlkZW50aXR5IjoiQWxpY2UiLCJ2b2ljZSI6eyJpbmNvbWluZyI6eyJhbGxvdyI6dHJ1ZX0sIm91dGdvaW5nIjp7ImFwcGxpY2F0aW9uX3NpZCI6IkFQMGYxZTJkM2M0YjVhNjk3ODBmMWUyZDNjNGI1YTY5NzgiLCJwYXJhbXMiOnsiRm9vIjoiQmFyIn19LCJwdXNoX2NyZWRlbnRpYWxfc2lkIjoiQ1I4Nzk2YTViNGMzZDJlMWYwODc5NmE1YjRjM2QyZTFmMCJ9fX0.Zepre4i9w5HYDh3hMEW-F8AA6YyDp1xWJWEGcZWw_ZY",
-    ),
-    (
-        "csharp 4, capability",
-        "secret",
-        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJpc3MiOiJBQzAxMjM0NTY3ODlhYmNkZWYwMTIzNDU2Nzg5YWJjZGVmIiwiZXhwIjoxNzY3MjI2MjAwLCJzY29wZSI6InNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPUFsaWNlIHNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBTaWQ9QVAwZjFlMmQzYzRiNWE2OTc4MGYxZTJkM2M0YjVhNjk3OCZhcHBQYXJhbXM9Rm9vJTNkQmFyJmNsaWVudE5hbWU9QWxpY2UifQ.Frvn2pnFywrvEJJGsj-Hafbb7sFG9bEYO2z1x7fq_88",
-    ),
+    ("node 5, capability", "secret",
+     "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPUFsaWNlIHNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBTaWQ9QVAwZjFlMmQzYzRiNWE2OTc4MGYxZTJkM2M0YjVhNjk3OCZjbGllbnROYW1lPUFsaWNlJmFwcFBhcmFtcz1Gb28lM0RCYXIgc2NvcGU6c3RyZWFtOnN1YnNjcmliZT9wYXRoPS8yMDEwLTA0LTAxL0V2ZW50cyZhcHBQYXJhbXM9Zm9vYmFyJTNEaGV5IiwiaXNzIjoiQUMwMTIzNDU2Nzg5YWJjZGVmMDEyMzQ1Njc4OWFiY2RlZiIsImV4cCI6MTc2NzIyNjIwMCwiaWF0IjoxNzY3MjI1NjAwfQ.YE_4Luh712llHA4DgWN7YSsCof8GSvx_F1NXI93kPWc"),
+    ("node 5, region", "secret",
+     "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHdyIjoiaWUxIn0.eyJqdGkiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwLTE3NjcyMjU2MDAiLCJncmFudHMiOnsiaWRlbnRpdHkiOiJBbGljZSIsInZvaWNlIjp7ImluY29taW5nIjp7ImFsbG93Ijp0cnVlfSwib3V0Z29pbmciOnsiYXBwbGljYXRpb25fc2lkIjoiQVAwZjFlMmQzYzRiNWE2OTc4MGYxZTJkM2M0YjVhNjk3OCIsInBhcmFtcyI6eyJGb28iOiJCYXIifX0sInB1c2hfY3JlZGVudGlhbF9zaWQiOiJDUjg3OTZhNWI0YzNkMmUxZjA4Nzk2YTViNGMzZDJlMWYwIn19LCJpYXQiOjE3NjcyMjU2MDAsImV4cCI6MTc2NzIyNjIwMCwiaXNzIjoiU0tmZWRjYmE5ODc2NTQzMjEwZmVkY2JhOTg3NjU0MzIxMCIsInN1YiI6IkFDMDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWYifQ.ibtMpeRb3z1t94U4fLzJed--rrHQooQhz5Z6gcmuTpc"),
+    ("python 9, capability", "secret",
+     "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPUFsaWNlIHNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBQYXJhbXM9Rm9vJTNEQmFyJmFwcFNpZD1BUDBmMWUyZDNjNGI1YTY5NzgwZjFlMmQzYzRiNWE2OTc4JmNsaWVudE5hbWU9QWxpY2Ugc2NvcGU6c3RyZWFtOnN1YnNjcmliZT9wYXJhbXM9Zm9vYmFyJTNEaGV5JnBhdGg9JTJGMjAxMC0wNC0wMSUyRkV2ZW50cyIsImlzcyI6IkFDMDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWYiLCJleHAiOjE3NjcyMjYyMDAsIm5iZiI6MTc2NzIyNTYwMH0.Yfs0Jk8ul3A0FvzyiZj9dlxcoUI72CcJL2CRAym3QKg"),
+    ("python 9, region", "secret",
+     "eyJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHdyIjoiaWUxIiwidHlwIjoiSldUIn0.eyJqdGkiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwLTE3NjcyMjU2MDAiLCJncmFudHMiOnsidm9pY2UiOnsiaW5jb21pbmciOnsiYWxsb3ciOnRydWV9LCJvdXRnb2luZyI6eyJhcHBsaWNhdGlvbl9zaWQiOiJBUDBmMWUyZDNjNGI1YTY5NzgwZjFlMmQzYzRiNWE2OTc4IiwicGFyYW1zIjp7IkZvbyI6IkJhciJ9fSwicHVzaF9jcmVkZW50aWFsX3NpZCI6IkNSODc5NmE1YjRjM2QyZTFmMDg3OTZhNWI0YzNkMmUxZjAifSwiaWRlbnRpdHkiOiJBbGljZSJ9LCJpc3MiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwIiwiZXhwIjoxNzY3MjI2MjAwLCJuYmYiOjE3NjcyMjU2MDAsInN1YiI6IkFDMDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWYifQ.aVZ9RioEZ5mi9FTiks4MbWzH9Lbq_1HGajNZzJdqJKk"),
+    ("python 9, no region", "secret",
+     "eyJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHlwIjoiSldUIn0.eyJqdGkiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwLTE3NjcyMjU2MDAiLCJncmFudHMiOnsidm9pY2UiOnsiaW5jb21pbmciOnsiYWxsb3ciOnRydWV9LCJvdXRnb2luZyI6eyJhcHBsaWNhdGlvbl9zaWQiOiJBUDBmMWUyZDNjNGI1YTY5NzgwZjFlMmQzYzRiNWE2OTc4IiwicGFyYW1zIjp7IkZvbyI6IkJhciJ9fSwicHVzaF9jcmVkZW50aWFsX3NpZCI6IkNSODc5NmE1YjRjM2QyZTFmMDg3OTZhNWI0YzNkMmUxZjAifSwiaWRlbnRpdHkiOiJBbGljZSJ9LCJpc3MiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwIiwiZXhwIjoxNzY3MjI2MjAwLCJuYmYiOjE3NjcyMjU2MDAsInN1YiI6IkFDMDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWYifQ.unnW8bCQR7nBYHJFtItVbGdqXYQaX8FBtTr8sEc8Ptc"),
+    ("python 9, push credential", "secret",
+     "eyJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHlwIjoiSldUIn0.eyJqdGkiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwLTE3NjcyMjU2MDAiLCJncmFudHMiOnsidm9pY2UiOnsib3V0Z29pbmciOnsiYXBwbGljYXRpb25fc2lkIjoiQVAwZjFlMmQzYzRiNWE2OTc4MGYxZTJkM2M0YjVhNjk3OCJ9LCJwdXNoX2NyZWRlbnRpYWxfc2lkIjoiQ1I4Nzk2YTViNGMzZDJlMWYwODc5NmE1YjRjM2QyZTFmMCJ9LCJpZGVudGl0eSI6IkFsaWNlIn0sImlzcyI6IlNLZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTAiLCJleHAiOjE3NjcyMjYyMDAsIm5iZiI6MTc2NzIyNTYwMCwic3ViIjoiQUMwMTIzNDU2Nzg5YWJjZGVmMDEyMzQ1Njc4OWFiY2RlZiJ9.UNVd6pxjpp-htXbtD4Bip2wUgSUqJxPoPelD5mMAhJI"),
+    ("python 5, capability", "secret",
+     "eyJ0eXAiOiAiSldUIiwgImFsZyI6ICJIUzI1NiJ9.eyJzY29wZSI6ICJzY29wZTpjbGllbnQ6aW5jb21pbmc_Y2xpZW50TmFtZT1BbGljZSBzY29wZTpjbGllbnQ6b3V0Z29pbmc_YXBwUGFyYW1zPUZvbyUzREJhciZhcHBTaWQ9QVAwZjFlMmQzYzRiNWE2OTc4MGYxZTJkM2M0YjVhNjk3OCZjbGllbnROYW1lPUFsaWNlIHNjb3BlOnN0cmVhbTpzdWJzY3JpYmU_cGFyYW1zPWZvb2JhciUzRGhleSZwYXRoPSUyRjIwMTAtMDQtMDElMkZFdmVudHMiLCAiaXNzIjogIkFDMDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWYiLCAiZXhwIjogMTc2NzIyNjIwMH0.RnUJa0SqmoaPj0LtJEcnq0f1P-NUkWlIVrj8FQdFB4I"),
+    ("node 5, push credential", "secret",
+     "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCIsImN0eSI6InR3aWxpby1mcGE7dj0xIn0.eyJqdGkiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwLTE3NjcyMjU2MDAiLCJncmFudHMiOnsiaWRlbnRpdHkiOiJBbGljZSIsInZvaWNlIjp7Im91dGdvaW5nIjp7ImFwcGxpY2F0aW9uX3NpZCI6IkFQMGYxZTJkM2M0YjVhNjk3ODBmMWUyZDNjNGI1YTY5NzgifSwicHVzaF9jcmVkZW50aWFsX3NpZCI6IkNSODc5NmE1YjRjM2QyZTFmMDg3OTZhNWI0YzNkMmUxZjAifX0sImlhdCI6MTc2NzIyNTYwMCwiZXhwIjoxNzY3MjI2MjAwLCJpc3MiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwIiwic3ViIjoiQUMwMTIzNDU2Nzg5YWJjZGVmMDEyMzQ1Njc4OWFiY2RlZiJ9.iHTJl401ksOvZHlLBt_Y0dzoYVkI2_uIAI6p-ql1loc"),
+    ("node 2, capability", "secret",
+     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPUFsaWNlIHNjb3BlOnN0cmVhbTpzdWJzY3JpYmU_cGF0aD0lMkYyMDEwLTA0LTAxJTJGRXZlbnRzJnBhcmFtcz1mb29iYXIlM0RoZXkgc2NvcGU6Y2xpZW50Om91dGdvaW5nP2FwcFNpZD1BUDBmMWUyZDNjNGI1YTY5NzgwZjFlMmQzYzRiNWE2OTc4JmFwcFBhcmFtcz1Gb28lM0RCYXImY2xpZW50TmFtZT1BbGljZSIsImlzcyI6IkFDMDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWYiLCJleHAiOjE3NjcyMjYyMDAsImlhdCI6MTc2NzIyNTYwMH0.emkyJn9RsvNk7xLDqVRnlodpZWWCiNMBw8QY-fD96gE"),
+    ("php 8, capability", "secret",
+     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPUFsaWNlIHNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBTaWQ9QVAwZjFlMmQzYzRiNWE2OTc4MGYxZTJkM2M0YjVhNjk3OCZhcHBQYXJhbXM9Rm9vJTNEQmFyJmNsaWVudE5hbWU9QWxpY2Ugc2NvcGU6c3RyZWFtOnN1YnNjcmliZT9wYXRoPSUyRjIwMTAtMDQtMDElMkZFdmVudHMmcGFyYW1zPWZvb2JhciUzRGhleSIsImlzcyI6IkFDMDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWYiLCJleHAiOjE3NjcyMjYyMDB9.jytxcLKrj6Avl1Be02BExIQWYbA4TjsJSAcDBB06d04"),
+    ("php 8, push credential", "secret",
+     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIn0.eyJqdGkiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwLTE3NjcyMjU2MDAiLCJpc3MiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwIiwic3ViIjoiQUMwMTIzNDU2Nzg5YWJjZGVmMDEyMzQ1Njc4OWFiY2RlZiIsImV4cCI6MTc2NzIyNjIwMCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoiQWxpY2UiLCJ2b2ljZSI6eyJvdXRnb2luZyI6eyJhcHBsaWNhdGlvbl9zaWQiOiJBUDBmMWUyZDNjNGI1YTY5NzgwZjFlMmQzYzRiNWE2OTc4In0sInB1c2hfY3JlZGVudGlhbF9zaWQiOiJDUjg3OTZhNWI0YzNkMmUxZjA4Nzk2YTViNGMzZDJlMWYwIn19fQ.bsGwrIyp5lXqNEuYakCf94iVthKwcqBacIheLxUffzg"),
+    ("php 4, params are a str", "secret",
+     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIn0.eyJqdGkiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwLTE3NjcyMjU2MDAiLCJpc3MiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwIiwic3ViIjoiQUMwMTIzNDU2Nzg5YWJjZGVmMDEyMzQ1Njc4OWFiY2RlZiIsImV4cCI6MTc2NzIyNjIwMCwiZ3JhbnRzIjp7ImlkZW50aXR5IjoiQWxpY2UiLCJ2b2ljZSI6eyJvdXRnb2luZyI6eyJhcHBsaWNhdGlvbl9zaWQiOiJBUDBmMWUyZDNjNGI1YTY5NzgwZjFlMmQzYzRiNWE2OTc4IiwicGFyYW1zIjoiRm9vPUJhciJ9LCJwdXNoX2NyZWRlbnRpYWxfc2lkIjoiQ1I4Nzk2YTViNGMzZDJlMWYwODc5NmE1YjRjM2QyZTFmMCJ9fX0.dEJ-ni8hN9gDoJt7HUIODmr_GWz3wAZVFCA3E3o8Kqg"),
+    ("ruby 7, capability", "secret",
+     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPUFsaWNlIHNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBTaWQ9QVAwZjFlMmQzYzRiNWE2OTc4MGYxZTJkM2M0YjVhNjk3OCZjbGllbnROYW1lPUFsaWNlJmFwcFBhcmFtcz1Gb28lM0RCYXIgc2NvcGU6c3RyZWFtOnN1YnNjcmliZT9wYXRoPSUyRjIwMTAtMDQtMDElMkZFdmVudHMmcGFyYW1zPWZvb2JhciUzRGhleSIsImlzcyI6IkFDMDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWYiLCJuYmYiOjE3NjcyMjU2MDAsImV4cCI6MTc2NzIyNjIwMH0.wpD2mx29mpfMsteeD25p5MVFKUyB_nhjAzkB3qO2IIw"),
+    ("ruby 7, a space in a param", "secret",
+     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBTaWQ9QVAwZjFlMmQzYzRiNWE2OTc4MGYxZTJkM2M0YjVhNjk3OCZjbGllbnROYW1lPUFsaWNlJmFwcFBhcmFtcz1Gb28lM0RBbm4rVmVhbCIsImlzcyI6IkFDMDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWYiLCJuYmYiOjE3NjcyMjU2MDAsImV4cCI6MTc2NzIyNjIwMH0.McLbH6gBcYhdLiRczVv2JF45MB9-jHWUgN5nNsRfAFI"),
+    ("ruby 7, twr is null", "secret",
+     "eyJjdHkiOiJ0d2lsaW8tZnBhO3Y9MSIsInR3ciI6bnVsbCwidHlwIjoiSldUIiwiYWxnIjoiSFMyNTYifQ.eyJqdGkiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwLTE3NjcyMjU2MDAiLCJncmFudHMiOnsiaWRlbnRpdHkiOiJBbGljZSIsInZvaWNlIjp7ImluY29taW5nIjp7ImFsbG93Ijp0cnVlfSwib3V0Z29pbmciOnsiYXBwbGljYXRpb25fc2lkIjoiQVAwZjFlMmQzYzRiNWE2OTc4MGYxZTJkM2M0YjVhNjk3OCIsInBhcmFtcyI6eyJGb28iOiJCYXIifX0sInB1c2hfY3JlZGVudGlhbF9zaWQiOiJDUjg3OTZhNWI0YzNkMmUxZjA4Nzk2YTViNGMzZDJlMWYwIn19LCJpc3MiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwIiwibmJmIjoxNzY3MjI1NjAwLCJleHAiOjE3NjcyMjYyMDAsInN1YiI6IkFDMDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWYifQ.NshXaCxn72PFeQ--WCcpXL2u7kUCAUbk-hFKy9wGTTM"),
+    ("ruby 7, region", "secret",
+     "eyJjdHkiOiJ0d2lsaW8tZnBhO3Y9MSIsInR3ciI6ImllMSIsInR5cCI6IkpXVCIsImFsZyI6IkhTMjU2In0.eyJqdGkiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwLTE3NjcyMjU2MDAiLCJncmFudHMiOnsiaWRlbnRpdHkiOiJBbGljZSIsInZvaWNlIjp7ImluY29taW5nIjp7ImFsbG93Ijp0cnVlfSwib3V0Z29pbmciOnsiYXBwbGljYXRpb25fc2lkIjoiQVAwZjFlMmQzYzRiNWE2OTc4MGYxZTJkM2M0YjVhNjk3OCIsInBhcmFtcyI6eyJGb28iOiJCYXIifX0sInB1c2hfY3JlZGVudGlhbF9zaWQiOiJDUjg3OTZhNWI0YzNkMmUxZjA4Nzk2YTViNGMzZDJlMWYwIn19LCJpc3MiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwIiwibmJmIjoxNzY3MjI1NjAwLCJleHAiOjE3NjcyMjYyMDAsInN1YiI6IkFDMDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWYifQ.zm9de77oy0-F_ZIEMdQiUqC-79IBQbyttKHLtmlKOJg"),
+    ("ruby 4, capability", "secret",
+     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPUFsaWNlIHNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBTaWQ9QVAwZjFlMmQzYzRiNWE2OTc4MGYxZTJkM2M0YjVhNjk3OCZhcHBQYXJhbXM9Rm9vJTNEQmFyJTI2QmF6JTNEYSUyQmIlMjUyNmMmY2xpZW50TmFtZT1BbGljZSIsImlzcyI6IkFDMDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWYiLCJleHAiOjE3NjcyMjYyMDB9.Qgug7LOML2raGrO8WDLY5CWErUzkAbNl8bmSseeI8nA"),
+    ("go 1, no region", "secret",
+     "eyJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHlwIjoiSldUIn0.eyJleHAiOjE3NjcyMjkyMDAsImdyYW50cyI6eyJpZGVudGl0eSI6IkFsaWNlIiwidm9pY2UiOnsiaW5jb21pbmciOnsiYWxsb3ciOnRydWV9LCJvdXRnb2luZyI6eyJhcHBsaWNhdGlvbl9zaWQiOiJBUDBmMWUyZDNjNGI1YTY5NzgwZjFlMmQzYzRiNWE2OTc4IiwicGFyYW1zIjp7IkZvbyI6IkJhciJ9fSwicHVzaF9jcmVkZW50aWFsX3NpZCI6IkNSODc5NmE1YjRjM2QyZTFmMDg3OTZhNWI0YzNkMmUxZjAifX0sImlzcyI6IlNLZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTAiLCJqdGkiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwLTE3NjcyMjU2MDAiLCJuYmYiOjE3NjcyMjU2MDAsInN1YiI6IkFDMDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWYifQ.PwrtRdp9RMqLeblJXm4qw27WvwTCEqHtda5y0674oUQ"),
+    ("go 1, region", "secret",
+     "eyJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHdyIjoiaWUxIiwidHlwIjoiSldUIn0.eyJleHAiOjE3NjcyMjYyMDAsImdyYW50cyI6eyJpZGVudGl0eSI6IkFsaWNlIiwidm9pY2UiOnsiaW5jb21pbmciOnsiYWxsb3ciOnRydWV9LCJvdXRnb2luZyI6eyJhcHBsaWNhdGlvbl9zaWQiOiJBUDBmMWUyZDNjNGI1YTY5NzgwZjFlMmQzYzRiNWE2OTc4IiwicGFyYW1zIjp7IkZvbyI6IkJhciJ9fSwicHVzaF9jcmVkZW50aWFsX3NpZCI6IkNSODc5NmE1YjRjM2QyZTFmMDg3OTZhNWI0YzNkMmUxZjAifX0sImlzcyI6IlNLZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTAiLCJqdGkiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwLTE3NjcyMjU2MDAiLCJuYmYiOjE3NjcyMjU2MDAsInN1YiI6IkFDMDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWYifQ.pcW_C4V-yaZMqsIb6xPpvbvFpT_HXCya32RAtyTrtek"),
+    ("go 1, push credential", "secret",
+     "eyJhbGciOiJIUzI1NiIsImN0eSI6InR3aWxpby1mcGE7dj0xIiwidHlwIjoiSldUIn0.eyJleHAiOjE3NjcyMjYyMDAsImdyYW50cyI6eyJpZGVudGl0eSI6IkFsaWNlIiwidm9pY2UiOnsib3V0Z29pbmciOnsiYXBwbGljYXRpb25fc2lkIjoiQVAwZjFlMmQzYzRiNWE2OTc4MGYxZTJkM2M0YjVhNjk3OCJ9LCJwdXNoX2NyZWRlbnRpYWxfc2lkIjoiQ1I4Nzk2YTViNGMzZDJlMWYwODc5NmE1YjRjM2QyZTFmMCJ9fSwiaXNzIjoiU0tmZWRjYmE5ODc2NTQzMjEwZmVkY2JhOTg3NjU0MzIxMCIsImp0aSI6IlNLZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTAtMTc2NzIyNTYwMCIsIm5iZiI6MTc2NzIyNTYwMCwic3ViIjoiQUMwMTIzNDU2Nzg5YWJjZGVmMDEyMzQ1Njc4OWFiY2RlZiJ9.vvHweJ1qlVe-0pe2sRn2RgdfxWJcWq_ho98ocKP1TMs"),
+    ("java 12, capability", LONG_SECRET,
+     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJpc3MiOiJBQzAxMjM0NTY3ODlhYmNkZWYwMTIzNDU2Nzg5YWJjZGVmIiwiZXhwIjoxNzY3MjI2MjAwLCJzY29wZSI6InNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPUFsaWNlIHNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBTaWQ9QVAwZjFlMmQzYzRiNWE2OTc4MGYxZTJkM2M0YjVhNjk3OCZjbGllbnROYW1lPUFsaWNlJmFwcFBhcmFtcz1Gb28lM0RCYXIgc2NvcGU6c3RyZWFtOnN1YnNjcmliZT9wYXRoPS8yMDEwLTA0LTAxL0V2ZW50cyZhcHBQYXJhbXM9Zm9vYmFyJTNEaGV5In0.2cTI9pEZjl1K8nAw6RnytoOOYub84ZkvLysWjm0KSog"),
+    ("java 12, region", LONG_SECRET,
+     "eyJjdHkiOiJ0d2lsaW8tZnBhO3Y9MSIsInR5cCI6IkpXVCIsInR3ciI6ImllMSIsImFsZyI6IkhTMjU2In0.eyJpc3MiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwIiwiZXhwIjoxNzY3MjI2MjAwLCJncmFudHMiOnsidm9pY2UiOnsiaW5jb21pbmciOnsiYWxsb3ciOnRydWV9LCJvdXRnb2luZyI6eyJhcHBsaWNhdGlvbl9zaWQiOiJBUDBmMWUyZDNjNGI1YTY5NzgwZjFlMmQzYzRiNWE2OTc4IiwicGFyYW1zIjp7IkZvbyI6IkJhciJ9fSwicHVzaF9jcmVkZW50aWFsX3NpZCI6IkNSODc5NmE1YjRjM2QyZTFmMDg3OTZhNWI0YzNkMmUxZjAifSwiaWRlbnRpdHkiOiJBbGljZSJ9LCJqdGkiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwLTE3NjcyMjU2MDAiLCJzdWIiOiJBQzAxMjM0NTY3ODlhYmNkZWYwMTIzNDU2Nzg5YWJjZGVmIn0.JBNdtxM8-wito_jKiH60B0_9apSvuFFc5J486SJwk8g"),
+    ("java 12, push credential", LONG_SECRET,
+     "eyJjdHkiOiJ0d2lsaW8tZnBhO3Y9MSIsInR5cCI6IkpXVCIsImFsZyI6IkhTMjU2In0.eyJpc3MiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwIiwiZXhwIjoxNzY3MjI2MjAwLCJncmFudHMiOnsidm9pY2UiOnsib3V0Z29pbmciOnsiYXBwbGljYXRpb25fc2lkIjoiQVAwZjFlMmQzYzRiNWE2OTc4MGYxZTJkM2M0YjVhNjk3OCJ9LCJwdXNoX2NyZWRlbnRpYWxfc2lkIjoiQ1I4Nzk2YTViNGMzZDJlMWYwODc5NmE1YjRjM2QyZTFmMCJ9LCJpZGVudGl0eSI6IkFsaWNlIn0sImp0aSI6IlNLZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTAtMTc2NzIyNTYwMCIsInN1YiI6IkFDMDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWYifQ.ZBgi-75ERWrexTA2ebtm-IVdR30WFp31gVqw_QAq2B8"),
+    ("java 7.17, outgoing is null", "secret",
+     "eyJjdHkiOiJ0d2lsaW8tZnBhO3Y9MSIsInR5cCI6IkpXVCIsImFsZyI6IkhTMjU2In0.eyJpc3MiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwIiwiZXhwIjoxNzY3MjI2MjAwLCJncmFudHMiOnsidm9pY2UiOnsib3V0Z29pbmciOm51bGwsInB1c2hfY3JlZGVudGlhbF9zaWQiOiJDUjg3OTZhNWI0YzNkMmUxZjA4Nzk2YTViNGMzZDJlMWYwIiwiZW5kcG9pbnRfaWQiOm51bGx9LCJpZGVudGl0eSI6IkFsaWNlIn0sImp0aSI6IlNLZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTAtMTc2NzIyNTYwMCIsInN1YiI6IkFDMDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWYifQ.cX-aQ_PpiaLUE4eImDGmJfzi10h4lRkR87Wf-UaSNcY"),
+    ("java 7.47, incoming is null", LONG_SECRET,
+     "eyJjdHkiOiJ0d2lsaW8tZnBhO3Y9MSIsInR5cCI6IkpXVCIsImFsZyI6IkhTMjU2In0.eyJpc3MiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwIiwiZXhwIjoxNzY3MjI2MjAwLCJncmFudHMiOnsidm9pY2UiOnsiaW5jb21pbmciOm51bGwsIm91dGdvaW5nIjp7ImFwcGxpY2F0aW9uX3NpZCI6IkFQMGYxZTJkM2M0YjVhNjk3ODBmMWUyZDNjNGI1YTY5NzgifSwicHVzaF9jcmVkZW50aWFsX3NpZCI6IkNSODc5NmE1YjRjM2QyZTFmMDg3OTZhNWI0YzNkMmUxZjAiLCJlbmRwb2ludF9pZCI6bnVsbH0sImlkZW50aXR5IjoiQWxpY2UifSwianRpIjoiU0tmZWRjYmE5ODc2NTQzMjEwZmVkY2JhOTg3NjU0MzIxMC0xNzY3MjI1NjAwIiwic3ViIjoiQUMwMTIzNDU2Nzg5YWJjZGVmMDEyMzQ1Njc4OWFiY2RlZiJ9.vIjkv50NlZRq8nzxXee_8XRSHC9fvxPD-pR1l5zecwQ"),
+    ("java 7.47, push credential is null", LONG_SECRET,
+     "eyJjdHkiOiJ0d2lsaW8tZnBhO3Y9MSIsInR5cCI6IkpXVCIsImFsZyI6IkhTMjU2In0.eyJpc3MiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwIiwiZXhwIjoxNzY3MjI2MjAwLCJncmFudHMiOnsidm9pY2UiOnsiaW5jb21pbmciOnsiYWxsb3ciOnRydWV9LCJvdXRnb2luZyI6eyJhcHBsaWNhdGlvbl9zaWQiOiJBUDBmMWUyZDNjNGI1YTY5NzgwZjFlMmQzYzRiNWE2OTc4In0sInB1c2hfY3JlZGVudGlhbF9zaWQiOm51bGwsImVuZHBvaW50X2lkIjpudWxsfSwiaWRlbnRpdHkiOiJBbGljZSJ9LCJqdGkiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwLTE3NjcyMjU2MDAiLCJzdWIiOiJBQzAxMjM0NTY3ODlhYmNkZWYwMTIzNDU2Nzg5YWJjZGVmIn0.viMXHun-_VuVFf_dSo4x5QcwpBS0fViMisknYKJBakM"),
+    ("csharp 7, capability", "secret",
+     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJpc3MiOiJBQzAxMjM0NTY3ODlhYmNkZWYwMTIzNDU2Nzg5YWJjZGVmIiwiZXhwIjoxNzY3MjI2MjAwLCJzY29wZSI6InNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPUFsaWNlIHNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBTaWQ9QVAwZjFlMmQzYzRiNWE2OTc4MGYxZTJkM2M0YjVhNjk3OCZjbGllbnROYW1lPUFsaWNlJmFwcFBhcmFtcz1Gb28lM2RCYXIgc2NvcGU6c3RyZWFtOnN1YnNjcmliZT9wYXRoPS8yMDEwLTA0LTAxL0V2ZW50cyZhcHBQYXJhbXM9Zm9vYmFyJTNkaGV5In0.FmIm6I5WlNaa_dFJmGgM73XMmfLf0d9s5KcXzJxGO7I"),
+    ("csharp 7, no region", "secret",
+     "eyJjdHkiOiJ0d2lsaW8tZnBhO3Y9MSIsInR5cCI6IkpXVCIsImFsZyI6IkhTMjU2In0.eyJpc3MiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwIiwiZXhwIjoxNzY3MjI2MjAwLCJqdGkiOiJTS2ZlZGNiYTk4NzY1NDMyMTBmZWRjYmE5ODc2NTQzMjEwLTE3NjcyMjU2MDAiLCJzdWIiOiJBQzAxMjM0NTY3ODlhYmNkZWYwMTIzNDU2Nzg5YWJjZGVmIiwiZ3JhbnRzIjp7ImlkZW50aXR5IjoiQWxpY2UiLCJ2b2ljZSI6eyJpbmNvbWluZyI6eyJhbGxvdyI6dHJ1ZX0sIm91dGdvaW5nIjp7ImFwcGxpY2F0aW9uX3NpZCI6IkFQMGYxZTJkM2M0YjVhNjk3ODBmMWUyZDNjNGI1YTY5NzgiLCJwYXJhbXMiOnsiRm9vIjoiQmFyIn19LCJwdXNoX2NyZWRlbnRpYWxfc2lkIjoiQ1I4Nzk2YTViNGMzZDJlMWYwODc5NmE1YjRjM2QyZTFmMCJ9fX0.Zepre4i9w5HYDh3hMEW-F8AA6YyDp1xWJWEGcZWw_ZY"),
+    ("csharp 4, capability", "secret",
+     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJpc3MiOiJBQzAxMjM0NTY3ODlhYmNkZWYwMTIzNDU2Nzg5YWJjZGVmIiwiZXhwIjoxNzY3MjI2MjAwLCJzY29wZSI6InNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPUFsaWNlIHNjb3BlOmNsaWVudDpvdXRnb2luZz9hcHBTaWQ9QVAwZjFlMmQzYzRiNWE2OTc4MGYxZTJkM2M0YjVhNjk3OCZhcHBQYXJhbXM9Rm9vJTNkQmFyJmNsaWVudE5hbWU9QWxpY2UifQ.Frvn2pnFywrvEJJGsj-Hafbb7sFG9bEYO2z1x7fq_88"),
 ]
 # Two with a fault: old twilio-java writes exp in quotes, and of twilio-ruby's event
 # streams with two filters nobody can tell how many params they have.
 FAULTY_TOKENS: list[tuple[str, str, str]] = [
-    (
-        "java 6.3.0 (cea6731bf3d1)",
-        "claims.exp",
-        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJpc3MiOiJBQzAxMjM0NTY3ODlhYmNkZWYwMTIzNDU2Nzg5YWJjZGVmIiwiZXhwIjoiMTc2NzIyNjIwMCIsInNjb3BlIjoic2NvcGU6c3RyZWFtOnN1YnNjcmliZT9wYXRoPSUyRjIwMTAtMDQtMDElMkZFdmVudHMmcGFyYW1zPWZvb2JhciUzRGhleSBzY29wZTpjbGllbnQ6aW5jb21pbmc_Y2xpZW50TmFtZT1BbGljZSBzY29wZTpjbGllbnQ6b3V0Z29pbmc_Y2xpZW50TmFtZT1BbGljZSZhcHBTaWQ9QVAwZjFlMmQzYzRiNWE2OTc4MGYxZTJkM2M0YjVhNjk3OCZhcHBQYXJhbXM9Rm9vJTNEQmFyIn0.-N3VTvN9KvAQGT4e3HdOnbuUBMmRiEnzb9aH5SU-29Q",
-    ),
-    (
-        "ruby 7.11.1",
-        "scopes[1]",
-        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPUFsaWNlIHNjb3BlOnN0cmVhbTpzdWJzY3JpYmU_cGF0aD0lMkYyMDEwLTA0LTAxJTJGRXZlbnRzJnBhcmFtcz1Gb28lM0RCYXImQmF6JTNEUXV4IiwiaXNzIjoiQUMwMTIzNDU2Nzg5YWJjZGVmMDEyMzQ1Njc4OWFiY2RlZiIsIm5iZiI6MTc2NzIyNTYwMCwiZXhwIjoxNzY3MjI2MjAwfQ.EY0QPGVK6Urk1eeu4QsGXAh7VhTyy2Jat4Ki5X7YVqA",
-    ),
+    ("java 6.3.0 (cea6731bf3d1)", "claims.exp",
+     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJpc3MiOiJBQzAxMjM0NTY3ODlhYmNkZWYwMTIzNDU2Nzg5YWJjZGVmIiwiZXhwIjoiMTc2NzIyNjIwMCIsInNjb3BlIjoic2NvcGU6c3RyZWFtOnN1YnNjcmliZT9wYXRoPSUyRjIwMTAtMDQtMDElMkZFdmVudHMmcGFyYW1zPWZvb2JhciUzRGhleSBzY29wZTpjbGllbnQ6aW5jb21pbmc_Y2xpZW50TmFtZT1BbGljZSBzY29wZTpjbGllbnQ6b3V0Z29pbmc_Y2xpZW50TmFtZT1BbGljZSZhcHBTaWQ9QVAwZjFlMmQzYzRiNWE2OTc4MGYxZTJkM2M0YjVhNjk3OCZhcHBQYXJhbXM9Rm9vJTNEQmFyIn0.-N3VTvN9KvAQGT4e3HdOnbuUBMmRiEnzb9aH5SU-29Q"),
+    ("ruby 7.11.1", "scopes[1]",
+     "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzY29wZSI6InNjb3BlOmNsaWVudDppbmNvbWluZz9jbGllbnROYW1lPUFsaWNlIHNjb3BlOnN0cmVhbTpzdWJzY3JpYmU_cGF0aD0lMkYyMDEwLTA0LTAxJTJGRXZlbnRzJnBhcmFtcz1Gb28lM0RCYXImQmF6JTNEUXV4IiwiaXNzIjoiQUMwMTIzNDU2Nzg5YWJjZGVmMDEyMzQ1Njc4OWFiY2RlZiIsIm5iZiI6MTc2NzIyNTYwMCwiZXhwIjoxNzY3MjI2MjAwfQ.EY0QPGVK6Urk1eeu4QsGXAh7VhTyy2Jat4Ki5X7YVqA"),
 ]
-
+# fmt: on
 
 Call = Callable[..., object]
-INCOMING = "allow_client_incoming"
-OUTGOING = "allow_client_outgoing"
-EVENTS = "allow_event_stream"
 
 
 def allowed(
