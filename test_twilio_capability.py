@@ -3,8 +3,9 @@
 Run with nothing but Python: python3 -m unittest. InteropTest needs other libraries and
 runs in "tox -e interop".
 
-The known-good vectors come first. A class for each public name follows, in the order
-of the module; then the file itself, the command line, the README and other libraries.
+The known-good vectors come first, then the helpers that several classes share. A class
+for each public name follows, in the order of the module; then the file itself, the
+command line, the README and other libraries.
 """
 
 from __future__ import annotations
@@ -260,44 +261,6 @@ FAULTY_TOKENS: list[tuple[str, str, str]] = [
 ]
 # fmt: on
 
-Call = Callable[..., object]
-
-
-def allowed(
-    *calls: tuple[Any, ...],
-    sid: str = "AC1",
-    auth_token: str | None = "k",
-    lenient_names: bool = False,
-) -> Capability:
-    """A Capability after these calls, each a method's name and its arguments."""
-    capability = Capability(sid, auth_token, lenient_names=lenient_names)
-    for name, *arguments in calls:
-        getattr(capability, name)(*arguments)
-    return capability
-
-
-def alice(*calls: tuple[Any, ...], auth_token: str | None = "secret") -> Capability:
-    """One that is called by Alice and calls out through AP123123; then more calls."""
-    known = [(INCOMING, "Alice"), (OUTGOING, "AP123123", {"Foo": "Bar"})]
-    return allowed(*known, *calls, sid="AC123123", auth_token=auth_token)
-
-
-def decoded(segment: str) -> str:
-    """The text in a segment of a token."""
-    return base64.urlsafe_b64decode(segment + "==").decode()
-
-
-def meaning(token: str, secret: str, now: float = NOW) -> list[Any]:
-    """Service, privilege and params of each scope, the params in params read, too."""
-    scopes = []
-    for uri in verify_token(token, secret, now=now)["scope"].split():
-        scope = ScopeURI.parse(uri)
-        params: dict[str, Any] = dict(scope.params)
-        for name in params.keys() & {"appParams", "params"}:
-            params[name] = ScopeURI.parse("scope:x:x?" + params[name]).params
-        scopes.append((scope.service, scope.privilege, params))
-    return scopes
-
 
 class KnownGoodVectorsTest(unittest.TestCase):
     """Our tokens are the strings that twilio-php makes, and we read all the others."""
@@ -359,9 +322,37 @@ class KnownGoodVectorsTest(unittest.TestCase):
                 self.assertEqual(line.partition(":")[0], place)
 
 
-# ---- Capability: capability tokens ---------------------------------------------------
+# ---- Helpers that several classes share ----------------------------------------------
+
+Call = Callable[..., object]
+
+
+def allowed(
+    *calls: tuple[Any, ...],
+    sid: str = "AC1",
+    auth_token: str | None = "k",
+    lenient_names: bool = False,
+) -> Capability:
+    """A Capability after these calls, each a method's name and its arguments."""
+    capability = Capability(sid, auth_token, lenient_names=lenient_names)
+    for name, *arguments in calls:
+        getattr(capability, name)(*arguments)
+    return capability
+
+
+def alice(*calls: tuple[Any, ...], auth_token: str | None = "secret") -> Capability:
+    """One that is called by Alice and calls out through AP123123; then more calls."""
+    known = [(INCOMING, "Alice"), (OUTGOING, "AP123123", {"Foo": "Bar"})]
+    return allowed(*known, *calls, sid="AC123123", auth_token=auth_token)
+
+
+def both_tokens(capability: Capability) -> tuple[str, str]:
+    access_token = capability.generate_access_token("SK1", "k", now=NOW)
+    return capability.generate_token(now=NOW), access_token
+
 
 HEADER = '{"typ":"JWT","alg":"HS256"}'
+ACCESS_HEADER = '{"typ":"JWT","alg":"HS256","cty":"twilio-fpa;v=1"}'
 
 
 def base64url(data: bytes) -> str:
@@ -387,9 +378,248 @@ def mint(
     return signed(".".join(segments), secret)
 
 
-def both_tokens(capability: Capability) -> tuple[str, str]:
-    access_token = capability.generate_access_token("SK1", "k", now=NOW)
-    return capability.generate_token(now=NOW), access_token
+def decoded(segment: str) -> str:
+    """The text in a segment of a token."""
+    return base64.urlsafe_b64decode(segment + "==").decode()
+
+
+def meaning(token: str, secret: str, now: float = NOW) -> list[Any]:
+    """Service, privilege and params of each scope, the params in params read, too."""
+    scopes = []
+    for uri in verify_token(token, secret, now=now)["scope"].split():
+        scope = ScopeURI.parse(uri)
+        params: dict[str, Any] = dict(scope.params)
+        for name in params.keys() & {"appParams", "params"}:
+            params[name] = ScopeURI.parse("scope:x:x?" + params[name]).params
+        scopes.append((scope.service, scope.privilege, params))
+    return scopes
+
+
+LETTERS_AND_DIGITS = string.ascii_uppercase + string.ascii_lowercase + string.digits
+BASE64URL = LETTERS_AND_DIGITS + "-_"
+CHARACTERS = [*map(chr, range(0x180)), *"\u0661\u2160\ud800\uff21\U0001d7d8"]
+DEEP = "[" * 40000
+
+# What is no JSON object, or not one that may be read.
+NOT_OBJECTS: list[str | bytes] = ["", "{", "[]", '"x"', "1", "null", "{'a':1}", DEEP]
+NOT_OBJECTS += [
+    '{"alg":"HS256","exp":1767226200,"x":%s}' % value
+    for value in ("NaN", "-Infinity", "1e400", "-1e400", '"\n"', '{"":' * 9000)
+]
+NOT_OBJECTS.append(b'{"alg":"HS256","exp":1767226200,"x":"\xed\xa0\x80"}')
+
+
+def access_token(**options: Any) -> str:
+    given = {"api_key_sid": "SK1", "api_key_secret": "k", "identity": "a", **options}
+    return Capability("AC1").generate_access_token(**given)
+
+
+def verified(**options: Any) -> dict[str, Any]:
+    given = {"token": Capability("AC1", "k").generate_token(), "secret": "k", **options}
+    return verify_token(**given)
+
+
+# Each argument that is a str, by what is called with it. None is fine for some.
+TEXTS: list[tuple[str, Call]] = [
+    ("account_sid", Capability),
+    ("application_sid", Capability("AC1").allow_client_outgoing),
+    ("api_key_sid", lambda text: access_token(api_key_sid=text)),
+    ("push_credential_sid", lambda text: access_token(push_credential_sid=text)),
+    ("region", lambda text: access_token(region=text)),
+    ("client_name", Capability("AC1").allow_client_incoming),
+    ("identity", lambda text: access_token(identity=text)),
+    ("auth_token", lambda text: Capability("AC1", text)),
+    ("api_key_secret", lambda text: access_token(api_key_secret=text)),
+    ("secret", lambda text: verified(secret=text)),
+    ("token", lambda text: verified(token=text)),
+    ("token", inspect_token),
+    ("text", encode_client_name),
+    ("name", decode_client_name),
+    ("service", lambda text: ScopeURI(text, "incoming")),
+    ("privilege", lambda text: ScopeURI("client", text)),
+    ("uri", ScopeURI.parse),
+]
+CALLS = dict(TEXTS)
+
+# SIDs as Twilio makes them.
+REAL_ACCOUNT = "AC" + "0123456789abcdef" * 2
+REAL_KEY = "SK" + "fedcba9876543210" * 2
+REAL_APP = "AP" + "0f1e2d3c4b5a6978" * 2
+REAL_CREDENTIAL = "CR" + "8796a5b4c3d2e1f0" * 2
+
+MISSING = object()
+PROBLEM = re.compile(
+    r"([\w.\[\]]+): (?:(?! \(Twilio)[ -~])+"
+    r"(?: \(Twilio (?:error (\d{5})|errors (\d{5}, \d{5}))\))?"
+)
+
+
+def good_token(kind: str, changes: Mapping[str, Any] = MappingProxyType({})) -> str:
+    """A token without a fault, and then with values put in at places."""
+    uri = f"scope:client:outgoing?appSid={REAL_APP}&appParams=a%3Db&clientName=a"
+    header: dict[str, Any] = {"typ": "JWT", "alg": "HS256"}
+    claims: dict[str, Any] = {"scope": uri, "iss": REAL_ACCOUNT, "exp": NOW + 600}
+    if kind == "access":
+        header["cty"] = "twilio-fpa;v=1"
+        voice: dict[str, Any] = {"incoming": {"allow": True}}
+        voice["outgoing"] = {"application_sid": REAL_APP, "params": {"a": "b"}}
+        voice["push_credential_sid"] = REAL_CREDENTIAL
+        claims = {"iss": REAL_KEY, "sub": REAL_ACCOUNT, "exp": NOW + 600}
+        claims["grants"] = {"identity": "a", "voice": voice}
+
+    parts = {"header": header, "claims": claims}
+    for place, value in changes.items():
+        holder: Any = parts
+        *path, name = place.split(".")
+        for step in path:
+            holder = holder.get(step) if isinstance(holder, dict) else None
+        if isinstance(holder, dict):
+            holder.pop(name, None)
+            if value is not MISSING:
+                holder[name] = copy.deepcopy(value)
+    return mint(parts["claims"], header=json.dumps(parts["header"]))
+
+
+def faults(token: str) -> list[tuple[str, str]]:
+    """Place and codes of each problem of a token; its words are for people."""
+    found = []
+    for line in inspect_token(token, now=NOW)["problems"]:
+        match = PROBLEM.fullmatch(line)
+        assert match, line
+        found.append((match[1], match[2] or match[3] or ""))
+    return found
+
+
+def places(token: str) -> list[str]:
+    return [place for place, _ in faults(token)]
+
+
+def clock(now: float) -> contextlib.AbstractContextManager[Any]:
+    """Let the time be `now`."""
+    return mock.patch.object(time, "time", lambda: now)
+
+
+HERE = Path(__file__).resolve().parent
+MODULE = HERE / "twilio_capability.py"
+AUTH_TOKEN = "auth-s3cr3t"
+API_SECRET = "key-s3cr3t"
+ENVIRONMENT = {
+    "TWILIO_ACCOUNT_SID": "AC123123",
+    "TWILIO_AUTH_TOKEN": AUTH_TOKEN,
+    "TWILIO_API_KEY": "SK123123",
+    "TWILIO_API_SECRET": API_SECRET,
+}
+
+
+class Result(NamedTuple):
+    """What a command did. `output` is empty if it went elsewhere."""
+
+    status: int
+    output: str
+    errors: str
+
+
+def environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which Python and the system speak as on any machine."""
+    ours = ("TWILIO_", "PYTHON")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
+    return {**kept, "LC_ALL": "C", **variables}
+
+
+def process(
+    *command: str,
+    env: Mapping[str, str] = ENVIRONMENT,
+    stdout: Any = subprocess.PIPE,
+    cwd: str = str(HERE),
+) -> Result:
+    """Run a command in a process, with nothing to read."""
+    done = subprocess.run(
+        command,
+        check=False,
+        cwd=cwd,
+        env=environment(env),
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        timeout=60,
+    )
+    return Result(done.returncode, (done.stdout or b"").decode(), done.stderr.decode())
+
+
+def run(
+    *arguments: str,
+    env: Mapping[str, str] = ENVIRONMENT,
+    stdin: str | bytes | io.StringIO | None = "",
+    stdout: io.StringIO | None = None,
+    timer: Callable[[], float] = lambda: NOW,
+) -> Result:
+    """Run main() with an environment, standard streams and a clock of its own."""
+    streams: dict[str, Any] = {"stdin": stdin, "stderr": io.StringIO()}
+    streams["stdout"] = io.StringIO() if stdout is None else stdout
+    if isinstance(stdin, str):
+        streams["stdin"] = io.StringIO(stdin)
+    elif isinstance(stdin, bytes):
+        streams["stdin"] = io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8")
+    variables = mock.patch.dict(os.environ, {"COLUMNS": "80", **env}, clear=True)
+    patched = mock.patch.object(time, "time", timer)
+    with variables, mock.patch.multiple(sys, **streams), patched:
+        status = main(arguments)
+    return Result(status, streams["stdout"].getvalue(), streams["stderr"].getvalue())
+
+
+def assert_failed(
+    test: unittest.TestCase, result: Result, status: int, reason: str
+) -> None:
+    """One line of errors, with no secret or SID in it, and no output."""
+    test.assertEqual((result.status, result.output), (status, ""), result.errors)
+    test.assertRegex(result.errors, r"\Atwilio-capability: [^\n]*\n\Z")
+    test.assertRegex(result.errors, reason)
+    for secret in ("s3cr3t", "AC123123", "SK123123", "AP123123"):
+        test.assertNotIn(secret, result.errors)
+
+
+README = HERE / "README.md"
+
+
+class Block(NamedTuple):
+    """A fenced block, and the text behind it that shows what it prints."""
+
+    language: str
+    text: str
+    shown: str
+
+
+def readme_blocks() -> list[Block]:
+    text = README.read_text(encoding="utf-8")
+    blocks: list[Block] = []
+    for language, body in re.findall(r"(?ms)^```(\w+)\n(.*?)^```$", text):
+        if language == "text":
+            blocks[-1] = blocks[-1]._replace(shown=body)
+        else:
+            blocks.append(Block(language, body, ""))
+    return blocks
+
+
+def readme_block(language: str, *marks: str) -> Block:
+    """The one block of that language with each of these marks in it."""
+    (block,) = [
+        block
+        for block in readme_blocks()
+        if block.language == language and all(mark in block.text for mark in marks)
+    ]
+    return block
+
+
+def readme_module(name: str) -> Any:
+    """The README's file tokens.py or calls.py."""
+    mark = {"tokens": "def token_for(", "calls": "def twiml_for("}[name]
+    module = ModuleType(name)
+    text = readme_block("python", mark).text
+    exec(compile(text, "README.md", "exec"), vars(module))
+    return module
+
+
+# ---- Capability: capability tokens ---------------------------------------------------
 
 
 class CapabilityTokenTest(unittest.TestCase):
@@ -543,8 +773,6 @@ class CapabilityTokenTest(unittest.TestCase):
 
 # ---- Capability: access tokens -------------------------------------------------------
 
-ACCESS_HEADER = '{"typ":"JWT","alg":"HS256","cty":"twilio-fpa;v=1"}'
-
 
 class AccessTokenTest(unittest.TestCase):
     """An access token grants the same, signed with an API key instead."""
@@ -672,8 +900,6 @@ class AccessTokenTest(unittest.TestCase):
 
 # ---- Capability: its arguments, and those of all that follows ------------------------
 
-LETTERS_AND_DIGITS = string.ascii_uppercase + string.ascii_lowercase + string.digits
-CHARACTERS = [*map(chr, range(0x180)), *"\u0661\u2160\ud800\uff21\U0001d7d8"]
 NAN, INFINITY = float("nan"), float("inf")
 
 
@@ -741,38 +967,7 @@ def tokens_of(number: int, *texts: str) -> tuple[str, ...]:
     return capability.generate_token(number, now=0), access_token, str(scope)
 
 
-def access_token(**options: Any) -> str:
-    given = {"api_key_sid": "SK1", "api_key_secret": "k", "identity": "a", **options}
-    return Capability("AC1").generate_access_token(**given)
-
-
-def verified(**options: Any) -> dict[str, Any]:
-    given = {"token": Capability("AC1", "k").generate_token(), "secret": "k", **options}
-    return verify_token(**given)
-
-
-# Each argument that is a str, by what is called with it. None is fine for some.
-TEXTS: list[tuple[str, Call]] = [
-    ("account_sid", Capability),
-    ("application_sid", Capability("AC1").allow_client_outgoing),
-    ("api_key_sid", lambda text: access_token(api_key_sid=text)),
-    ("push_credential_sid", lambda text: access_token(push_credential_sid=text)),
-    ("region", lambda text: access_token(region=text)),
-    ("client_name", Capability("AC1").allow_client_incoming),
-    ("identity", lambda text: access_token(identity=text)),
-    ("auth_token", lambda text: Capability("AC1", text)),
-    ("api_key_secret", lambda text: access_token(api_key_secret=text)),
-    ("secret", lambda text: verified(secret=text)),
-    ("token", lambda text: verified(token=text)),
-    ("token", inspect_token),
-    ("text", encode_client_name),
-    ("name", decode_client_name),
-    ("service", lambda text: ScopeURI(text, "incoming")),
-    ("privilege", lambda text: ScopeURI("client", text)),
-    ("uri", ScopeURI.parse),
-]
 MAY_BE_NONE = {"push_credential_sid", "region", "identity", "auth_token"}
-CALLS = dict(TEXTS)
 
 
 def in_scope(lenient: bool, name: str) -> object:
@@ -1407,17 +1602,7 @@ class ClientNameTest(unittest.TestCase):
 
 # ---- verify_token, and the errors ----------------------------------------------------
 
-BASE64URL = LETTERS_AND_DIGITS + "-_"
-DEEP = "[" * 40000
 GOOD = '{"exp":1767226200}'  # in ten minutes
-
-# What is no JSON object, or not one that may be read.
-NOT_OBJECTS: list[str | bytes] = ["", "{", "[]", '"x"', "1", "null", "{'a':1}", DEEP]
-NOT_OBJECTS += [
-    '{"alg":"HS256","exp":1767226200,"x":%s}' % value
-    for value in ("NaN", "-Infinity", "1e400", "-1e400", '"\n"', '{"":' * 9000)
-]
-NOT_OBJECTS.append(b'{"alg":"HS256","exp":1767226200,"x":"\xed\xa0\x80"}')
 
 
 class VerifyTokenTest(unittest.TestCase):
@@ -1804,69 +1989,11 @@ class ScopeURITest(unittest.TestCase):
 
 # ---- inspect_token -------------------------------------------------------------------
 
-# SIDs as Twilio makes them.
-REAL_ACCOUNT = "AC" + "0123456789abcdef" * 2
-REAL_KEY = "SK" + "fedcba9876543210" * 2
-REAL_APP = "AP" + "0f1e2d3c4b5a6978" * 2
-REAL_CREDENTIAL = "CR" + "8796a5b4c3d2e1f0" * 2
-
-IDENTITY, VOICE = "claims.grants.identity", "claims.grants.voice"
-MISSING = object()
-PROBLEM = re.compile(
-    r"([\w.\[\]]+): (?:(?! \(Twilio)[ -~])+"
-    r"(?: \(Twilio (?:error (\d{5})|errors (\d{5}, \d{5}))\))?"
-)
-
-
-def good_token(kind: str, changes: Mapping[str, Any] = MappingProxyType({})) -> str:
-    """A token without a fault, and then with values put in at places."""
-    uri = f"scope:client:outgoing?appSid={REAL_APP}&appParams=a%3Db&clientName=a"
-    header: dict[str, Any] = {"typ": "JWT", "alg": "HS256"}
-    claims: dict[str, Any] = {"scope": uri, "iss": REAL_ACCOUNT, "exp": NOW + 600}
-    if kind == "access":
-        header["cty"] = "twilio-fpa;v=1"
-        voice: dict[str, Any] = {"incoming": {"allow": True}}
-        voice["outgoing"] = {"application_sid": REAL_APP, "params": {"a": "b"}}
-        voice["push_credential_sid"] = REAL_CREDENTIAL
-        claims = {"iss": REAL_KEY, "sub": REAL_ACCOUNT, "exp": NOW + 600}
-        claims["grants"] = {"identity": "a", "voice": voice}
-
-    parts = {"header": header, "claims": claims}
-    for place, value in changes.items():
-        holder: Any = parts
-        *path, name = place.split(".")
-        for step in path:
-            holder = holder.get(step) if isinstance(holder, dict) else None
-        if isinstance(holder, dict):
-            holder.pop(name, None)
-            if value is not MISSING:
-                holder[name] = copy.deepcopy(value)
-    return mint(parts["claims"], header=json.dumps(parts["header"]))
-
-
-def faults(token: str) -> list[tuple[str, str]]:
-    """Place and codes of each problem of a token; its words are for people."""
-    found = []
-    for line in inspect_token(token, now=NOW)["problems"]:
-        match = PROBLEM.fullmatch(line)
-        assert match, line
-        found.append((match[1], match[2] or match[3] or ""))
-    return found
-
 
 def mutated(text: str, rng: random.Random, pieces: Sequence[str]) -> str:
     """The text with a piece put in, maybe in place of a character or two."""
     at = rng.randrange(len(text) + 1)
     return text[:at] + rng.choice(pieces) + text[at + rng.randrange(3) :]
-
-
-def clock(now: float) -> contextlib.AbstractContextManager[Any]:
-    """Let the time be `now`."""
-    return mock.patch.object(time, "time", lambda: now)
-
-
-def places(token: str) -> list[str]:
-    return [place for place, _ in faults(token)]
 
 
 class InspectTokenTest(unittest.TestCase):
@@ -2159,6 +2286,8 @@ class InspectTokenTest(unittest.TestCase):
 
 
 # ---- inspect_token: why Twilio refuses a token ---------------------------------------
+
+IDENTITY, VOICE = "claims.grants.identity", "claims.grants.voice"
 
 # Place, values, and the codes for a capability and for an access token: "" where Twilio
 # names none, None where it is no problem.
@@ -2655,53 +2784,6 @@ class ProblemsTest(unittest.TestCase):
 
 # ---- The file: the line across it, what it imports, and its copies -------------------
 
-HERE = Path(__file__).resolve().parent
-MODULE = HERE / "twilio_capability.py"
-COMMAND = (sys.executable, str(MODULE))
-AUTH_TOKEN = "auth-s3cr3t"
-API_SECRET = "key-s3cr3t"
-ENVIRONMENT = {
-    "TWILIO_ACCOUNT_SID": "AC123123",
-    "TWILIO_AUTH_TOKEN": AUTH_TOKEN,
-    "TWILIO_API_KEY": "SK123123",
-    "TWILIO_API_SECRET": API_SECRET,
-}
-
-
-class Result(NamedTuple):
-    """What a command did. `output` is empty if it went elsewhere."""
-
-    status: int
-    output: str
-    errors: str
-
-
-def environment(variables: Mapping[str, str]) -> dict[str, str]:
-    """An environment in which Python and the system speak as on any machine."""
-    ours = ("TWILIO_", "PYTHON")
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
-    return {**kept, "LC_ALL": "C", **variables}
-
-
-def process(
-    *command: str,
-    env: Mapping[str, str] = ENVIRONMENT,
-    stdout: Any = subprocess.PIPE,
-    cwd: str = str(HERE),
-) -> Result:
-    """Run a command in a process, with nothing to read."""
-    done = subprocess.run(
-        command,
-        check=False,
-        cwd=cwd,
-        env=environment(env),
-        stdin=subprocess.DEVNULL,
-        stdout=stdout,
-        stderr=subprocess.PIPE,
-        timeout=60,
-    )
-    return Result(done.returncode, (done.stdout or b"").decode(), done.stderr.decode())
-
 
 class LineTest(unittest.TestCase):
     """What stands above the line makes and verifies tokens, and needs nothing else."""
@@ -2824,40 +2906,8 @@ class Failing(io.StringIO):
         return self.number
 
 
-def run(
-    *arguments: str,
-    env: Mapping[str, str] = ENVIRONMENT,
-    stdin: str | bytes | io.StringIO | None = "",
-    stdout: io.StringIO | None = None,
-    timer: Callable[[], float] = lambda: NOW,
-) -> Result:
-    """Run main() with an environment, standard streams and a clock of its own."""
-    streams: dict[str, Any] = {"stdin": stdin, "stderr": io.StringIO()}
-    streams["stdout"] = io.StringIO() if stdout is None else stdout
-    if isinstance(stdin, str):
-        streams["stdin"] = io.StringIO(stdin)
-    elif isinstance(stdin, bytes):
-        streams["stdin"] = io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8")
-    variables = mock.patch.dict(os.environ, {"COLUMNS": "80", **env}, clear=True)
-    patched = mock.patch.object(time, "time", timer)
-    with variables, mock.patch.multiple(sys, **streams), patched:
-        status = main(arguments)
-    return Result(status, streams["stdout"].getvalue(), streams["stderr"].getvalue())
-
-
 def without(*names: str) -> dict[str, str]:
     return {key: value for key, value in ENVIRONMENT.items() if key not in names}
-
-
-def assert_failed(
-    test: unittest.TestCase, result: Result, status: int, reason: str
-) -> None:
-    """One line of errors, with no secret or SID in it, and no output."""
-    test.assertEqual((result.status, result.output), (status, ""), result.errors)
-    test.assertRegex(result.errors, r"\Atwilio-capability: [^\n]*\n\Z")
-    test.assertRegex(result.errors, reason)
-    for secret in ("s3cr3t", "AC123123", "SK123123", "AP123123"):
-        test.assertNotIn(secret, result.errors)
 
 
 class CommandLineTest(unittest.TestCase):
@@ -3280,6 +3330,9 @@ class CommandLineTest(unittest.TestCase):
         self.assertEqual(caught.exception.code, 1)
 
 
+COMMAND = (sys.executable, str(MODULE))
+
+
 @unittest.skipIf(os.name == "nt", "POSIX shells, pipes, signals and devices")
 class ProcessTest(unittest.TestCase):
     """What only a process of its own shows."""
@@ -3331,65 +3384,12 @@ class ProcessTest(unittest.TestCase):
 
 # ---- The README ----------------------------------------------------------------------
 
-README = HERE / "README.md"
 TEST_COMMAND = "python3 -m unittest"
 FRAMEWORKS = ("django", "fastapi", "flask")
 
 
-class Block(NamedTuple):
-    """A fenced block, and the text behind it that shows what it prints."""
-
-    language: str
-    text: str
-    shown: str
-
-
-def readme_blocks() -> list[Block]:
-    text = README.read_text(encoding="utf-8")
-    blocks: list[Block] = []
-    for language, body in re.findall(r"(?ms)^```(\w+)\n(.*?)^```$", text):
-        if language == "text":
-            blocks[-1] = blocks[-1]._replace(shown=body)
-        else:
-            blocks.append(Block(language, body, ""))
-    return blocks
-
-
-def readme_block(language: str, *marks: str) -> Block:
-    """The one block of that language with each of these marks in it."""
-    (block,) = [
-        block
-        for block in readme_blocks()
-        if block.language == language and all(mark in block.text for mark in marks)
-    ]
-    return block
-
-
 def needs_a_framework(block: Block) -> bool:
     return any(f"from {framework}" in block.text for framework in FRAMEWORKS)
-
-
-def readme_module(name: str) -> Any:
-    """The README's file tokens.py or calls.py."""
-    mark = {"tokens": "def token_for(", "calls": "def twiml_for("}[name]
-    module = ModuleType(name)
-    text = readme_block("python", mark).text
-    exec(compile(text, "README.md", "exec"), vars(module))
-    return module
-
-
-@contextlib.contextmanager
-def readme_endpoint(
-    framework: str, mark: str, **variables: str
-) -> Iterator[dict[str, Any]]:
-    """What the README's block for a web framework defines, and credentials for it."""
-    text = readme_block("python", f"from {framework}", mark).text
-    namespace = {"__name__": "readme"}
-    environ = {**ENVIRONMENT, "TWILIO_APP_SID": "AP1", **variables}
-    files = {name: readme_module(name) for name in ("tokens", "calls")}
-    with mock.patch.dict(os.environ, environ), mock.patch.dict(sys.modules, files):
-        exec(compile(text, "README.md", "exec"), namespace)
-        yield namespace
 
 
 @contextlib.contextmanager
@@ -3761,6 +3761,20 @@ class ReadmeVoiceURLTest(unittest.TestCase):
 # ---- Other libraries -----------------------------------------------------------------
 
 INTEROP = bool(os.environ.get("TWILIO_CAPABILITY_INTEROP"))
+
+
+@contextlib.contextmanager
+def readme_endpoint(
+    framework: str, mark: str, **variables: str
+) -> Iterator[dict[str, Any]]:
+    """What the README's block for a web framework defines, and credentials for it."""
+    text = readme_block("python", f"from {framework}", mark).text
+    namespace = {"__name__": "readme"}
+    environ = {**ENVIRONMENT, "TWILIO_APP_SID": "AP1", **variables}
+    files = {name: readme_module(name) for name in ("tokens", "calls")}
+    with mock.patch.dict(os.environ, environ), mock.patch.dict(sys.modules, files):
+        exec(compile(text, "README.md", "exec"), namespace)
+        yield namespace
 
 
 @unittest.skipUnless(INTEROP, "run by tox -e interop")
