@@ -268,14 +268,16 @@ class KnownGoodVectorsTest(unittest.TestCase):
     def test_a_capability_token_is_the_string_that_twilio_php_makes(self) -> None:
         for account_sid, auth_token, calls, ttl, token in CAPABILITY_TOKENS:
             with self.subTest(calls=calls):
-                capability = allowed(*calls, sid=account_sid, auth_token=auth_token)
+                capability = capability_with(
+                    *calls, sid=account_sid, auth_token=auth_token
+                )
                 options = {} if ttl is None else {"ttl": ttl}
                 self.assertEqual(capability.generate_token(now=NOW, **options), token)
 
     def test_an_access_token_is_the_string_that_twilio_php_makes(self) -> None:
         for account_sid, api_key_sid, secret, calls, options, token in ACCESS_TOKENS:
             with self.subTest(calls=calls, options=options):
-                device = allowed(*calls, sid=account_sid, auth_token=None)
+                device = capability_with(*calls, sid=account_sid, auth_token=None)
                 make = partial(device.generate_access_token, api_key_sid, secret)
                 self.assertEqual(make(now=NOW, **options), token)
 
@@ -283,7 +285,7 @@ class KnownGoodVectorsTest(unittest.TestCase):
         account_sid, api_key_sid, secret, calls, _, token = NAMELESS_ACCESS_TOKEN
         claims = verify_token(token, secret, now=NOW)
         self.assertEqual(list(claims["grants"]), ["voice"])
-        device = allowed(*calls, sid=account_sid)
+        device = capability_with(*calls, sid=account_sid)
         with self.assertRaisesRegex(ValueError, "identity must be given"):
             device.generate_access_token(api_key_sid, secret)
 
@@ -298,10 +300,10 @@ class KnownGoodVectorsTest(unittest.TestCase):
                 self.assertEqual(claims, json.loads(decoded(token.split(".")[1])))
 
     def test_the_scopes_of_other_libraries_mean_the_same(self) -> None:
-        token = alice((EVENTS, {"foobar": "hey"})).generate_token(now=NOW)
-        ours = meaning(token, "secret")
-        self.assertEqual(meaning(OTHER_TOKENS["python capability"], "secret"), ours)
-        node = meaning(OTHER_TOKENS["node capability"], "secret")
+        token = capability_of_alice((EVENTS, {"foobar": "hey"})).generate_token(now=NOW)
+        ours = scopes_of(token, "secret")
+        self.assertEqual(scopes_of(OTHER_TOKENS["python capability"], "secret"), ours)
+        node = scopes_of(OTHER_TOKENS["node capability"], "secret")
         # twilio-node was given one more param, and says appParams for filters, too.
         self.assertEqual(node[1][2].pop("appParams"), {"Foo": "Bar", "a b": "~!*'()"})
         self.assertEqual(node[2][2].pop("appParams"), ours[2][2].pop("params"))
@@ -327,7 +329,7 @@ class KnownGoodVectorsTest(unittest.TestCase):
 Call = Callable[..., object]
 
 
-def allowed(
+def capability_with(
     *calls: tuple[Any, ...],
     sid: str = "AC1",
     auth_token: str | None = "k",
@@ -340,10 +342,12 @@ def allowed(
     return capability
 
 
-def alice(*calls: tuple[Any, ...], auth_token: str | None = "secret") -> Capability:
+def capability_of_alice(
+    *calls: tuple[Any, ...], auth_token: str | None = "secret"
+) -> Capability:
     """One that is called by Alice and calls out through AP123123; then more calls."""
     known = [(INCOMING, "Alice"), (OUTGOING, "AP123123", {"Foo": "Bar"})]
-    return allowed(*known, *calls, sid="AC123123", auth_token=auth_token)
+    return capability_with(*known, *calls, sid="AC123123", auth_token=auth_token)
 
 
 def both_tokens(capability: Capability) -> tuple[str, str]:
@@ -383,7 +387,7 @@ def decoded(segment: str) -> str:
     return base64.urlsafe_b64decode(segment + "==").decode()
 
 
-def meaning(token: str, secret: str, now: float = NOW) -> list[Any]:
+def scopes_of(token: str, secret: str, now: float = NOW) -> list[Any]:
     """Service, privilege and params of each scope, the params in params read, too."""
     scopes = []
     for uri in verify_token(token, secret, now=now)["scope"].split():
@@ -409,29 +413,29 @@ NOT_OBJECTS += [
 NOT_OBJECTS.append(b'{"alg":"HS256","exp":1767226200,"x":"\xed\xa0\x80"}')
 
 
-def access_token(**options: Any) -> str:
+def access_token_with(**options: Any) -> str:
     given = {"api_key_sid": "SK1", "api_key_secret": "k", "identity": "a", **options}
     return Capability("AC1").generate_access_token(**given)
 
 
-def verified(**options: Any) -> dict[str, Any]:
+def claims_with(**options: Any) -> dict[str, Any]:
     given = {"token": Capability("AC1", "k").generate_token(), "secret": "k", **options}
     return verify_token(**given)
 
 
 # Each argument that is a str, by what is called with it. None is fine for some.
-TEXTS: list[tuple[str, Call]] = [
+TEXT_ARGUMENTS: list[tuple[str, Call]] = [
     ("account_sid", Capability),
     ("application_sid", Capability("AC1").allow_client_outgoing),
-    ("api_key_sid", lambda text: access_token(api_key_sid=text)),
-    ("push_credential_sid", lambda text: access_token(push_credential_sid=text)),
-    ("region", lambda text: access_token(region=text)),
+    ("api_key_sid", lambda text: access_token_with(api_key_sid=text)),
+    ("push_credential_sid", lambda text: access_token_with(push_credential_sid=text)),
+    ("region", lambda text: access_token_with(region=text)),
     ("client_name", Capability("AC1").allow_client_incoming),
-    ("identity", lambda text: access_token(identity=text)),
+    ("identity", lambda text: access_token_with(identity=text)),
     ("auth_token", lambda text: Capability("AC1", text)),
-    ("api_key_secret", lambda text: access_token(api_key_secret=text)),
-    ("secret", lambda text: verified(secret=text)),
-    ("token", lambda text: verified(token=text)),
+    ("api_key_secret", lambda text: access_token_with(api_key_secret=text)),
+    ("secret", lambda text: claims_with(secret=text)),
+    ("token", lambda text: claims_with(token=text)),
     ("token", inspect_token),
     ("text", encode_client_name),
     ("name", decode_client_name),
@@ -439,7 +443,7 @@ TEXTS: list[tuple[str, Call]] = [
     ("privilege", lambda text: ScopeURI("client", text)),
     ("uri", ScopeURI.parse),
 ]
-CALLS = dict(TEXTS)
+CALLS = dict(TEXT_ARGUMENTS)
 
 # SIDs as Twilio makes them.
 REAL_ACCOUNT = "AC" + "0123456789abcdef" * 2
@@ -480,7 +484,7 @@ def good_token(kind: str, changes: Mapping[str, Any] = MappingProxyType({})) -> 
     return mint(parts["claims"], header=json.dumps(parts["header"]))
 
 
-def faults(token: str) -> list[tuple[str, str]]:
+def places_and_codes(token: str) -> list[tuple[str, str]]:
     """Place and codes of each problem of a token; its words are for people."""
     found = []
     for line in inspect_token(token, now=NOW)["problems"]:
@@ -490,11 +494,11 @@ def faults(token: str) -> list[tuple[str, str]]:
     return found
 
 
-def places(token: str) -> list[str]:
-    return [place for place, _ in faults(token)]
+def problem_places(token: str) -> list[str]:
+    return [place for place, _ in places_and_codes(token)]
 
 
-def clock(now: float) -> contextlib.AbstractContextManager[Any]:
+def clock_at(now: float) -> contextlib.AbstractContextManager[Any]:
     """Let the time be `now`."""
     return mock.patch.object(time, "time", lambda: now)
 
@@ -519,14 +523,14 @@ class Result(NamedTuple):
     errors: str
 
 
-def environment(variables: Mapping[str, str]) -> dict[str, str]:
+def plain_environment(variables: Mapping[str, str]) -> dict[str, str]:
     """An environment in which Python and the system speak as on any machine."""
     ours = ("TWILIO_", "PYTHON")
     kept = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
     return {**kept, "LC_ALL": "C", **variables}
 
 
-def process(
+def run_process(
     *command: str,
     env: Mapping[str, str] = ENVIRONMENT,
     stdout: Any = subprocess.PIPE,
@@ -537,7 +541,7 @@ def process(
         command,
         check=False,
         cwd=cwd,
-        env=environment(env),
+        env=plain_environment(env),
         stdin=subprocess.DEVNULL,
         stdout=stdout,
         stderr=subprocess.PIPE,
@@ -546,7 +550,7 @@ def process(
     return Result(done.returncode, (done.stdout or b"").decode(), done.stderr.decode())
 
 
-def run(
+def run_main(
     *arguments: str,
     env: Mapping[str, str] = ENVIRONMENT,
     stdin: str | bytes | io.StringIO | None = "",
@@ -627,11 +631,11 @@ class CapabilityTokenTest(unittest.TestCase):
 
     def scope(self, *calls: tuple[Any, ...], **options: Any) -> str:
         """The scope claim after these calls."""
-        token = allowed(*calls, **options).generate_token(now=NOW)
+        token = capability_with(*calls, **options).generate_token(now=NOW)
         return str(verify_token(token, "k", now=NOW)["scope"])
 
     def test_it_is_a_header_a_payload_and_their_signature(self) -> None:
-        token = alice().generate_token(600, now=NOW)
+        token = capability_of_alice().generate_token(600, now=NOW)
         header, payload, signature = token.split(".")
         self.assertEqual(decoded(header), '{"typ":"JWT","alg":"HS256"}')
         self.assertEqual(
@@ -703,30 +707,32 @@ class CapabilityTokenTest(unittest.TestCase):
 
     def test_params_are_copied(self) -> None:
         params: dict[str, str | int] = {"Foo": "Bar"}
-        capability = allowed((INCOMING, "a"), (OUTGOING, "AP1", params))
+        capability = capability_with((INCOMING, "a"), (OUTGOING, "AP1", params))
         before = both_tokens(capability)
         params["Foo"] = "changed"
         self.assertEqual(both_tokens(capability), before)
 
     def test_generating_changes_nothing(self) -> None:
-        capability = allowed((INCOMING, "Alice"), sid="AC123123", auth_token="secret")
+        capability = capability_with(
+            (INCOMING, "Alice"), sid="AC123123", auth_token="secret"
+        )
         first = both_tokens(capability)
         self.assertEqual(both_tokens(capability), first)
         capability.allow_client_outgoing("AP123123", {"Foo": "Bar"})
-        self.assertEqual(both_tokens(capability), both_tokens(alice()))
+        self.assertEqual(both_tokens(capability), both_tokens(capability_of_alice()))
 
     def test_threads_may_share_an_object(self) -> None:
-        capability = alice()
+        capability = capability_of_alice()
         self.addCleanup(sys.setswitchinterval, sys.getswitchinterval())
         sys.setswitchinterval(1e-6)
         with ThreadPoolExecutor(4) as pool:
             times = [*range(50)] * 4
             tokens = pool.map(lambda now: capability.generate_token(now=now), times)
-        expected = [alice().generate_token(now=now) for now in times]
+        expected = [capability_of_alice().generate_token(now=now) for now in times]
         self.assertEqual(list(tokens), expected)
 
     def test_a_copy_goes_its_own_way(self) -> None:
-        original = alice()
+        original = capability_of_alice()
         pickled = pickle.dumps(original)
         for way, twin in (
             ("copied", copy.copy(original)),
@@ -738,8 +744,10 @@ class CapabilityTokenTest(unittest.TestCase):
                 twin.allow_client_incoming("bob")
                 twin.allow_client_outgoing("AP2")
                 twin.allow_event_stream()
-                self.assertEqual(both_tokens(original), both_tokens(alice()))
-                scopes = meaning(twin.generate_token(now=NOW), "secret")
+                self.assertEqual(
+                    both_tokens(original), both_tokens(capability_of_alice())
+                )
+                scopes = scopes_of(twin.generate_token(now=NOW), "secret")
                 self.assertEqual(len(scopes), 5)
 
     def test_a_pickle_of_1_1_0_raises_when_it_is_used(self) -> None:
@@ -784,11 +792,11 @@ class AccessTokenTest(unittest.TestCase):
 
     def voice(self, *calls: tuple[Any, ...], **options: Any) -> str:
         """The voice grant after these calls, as JSON, which shows its order."""
-        grants = self.claims(allowed(*calls), **options)["grants"]
+        grants = self.claims(capability_with(*calls), **options)["grants"]
         return json.dumps(grants["voice"])
 
     def test_it_is_a_header_a_payload_and_their_signature(self) -> None:
-        device = alice(auth_token=None)
+        device = capability_of_alice(auth_token=None)
         token = device.generate_access_token("SK123123", "secret", 600, now=NOW + 0.9)
         header, payload, _ = token.split(".")
         self.assertEqual(decoded(header), ACCESS_HEADER)
@@ -802,7 +810,7 @@ class AccessTokenTest(unittest.TestCase):
         self.assertEqual(token, signed(f"{header}.{payload}", "secret"))
 
     def test_a_region_is_named_in_the_header_alone(self) -> None:
-        make = partial(alice().generate_access_token, "SK1", "k", now=NOW)
+        make = partial(capability_of_alice().generate_access_token, "SK1", "k", now=NOW)
         header, payload, _ = make(region="ie1").split(".")
         self.assertEqual(decoded(header), ACCESS_HEADER[:-1] + ',"twr":"ie1"}')
         self.assertEqual(payload, make().split(".")[1])
@@ -827,30 +835,33 @@ class AccessTokenTest(unittest.TestCase):
                 self.assertEqual(voice, "{%s}" % ", ".join([*granted, credential]))
 
     def test_it_lives_for_an_hour_unless_told(self) -> None:
-        self.assertEqual(self.claims(alice())["exp"], NOW + 3600)
-        self.assertEqual(self.claims(alice(), ttl=60)["exp"], NOW + 60)
+        self.assertEqual(self.claims(capability_of_alice())["exp"], NOW + 3600)
+        self.assertEqual(self.claims(capability_of_alice(), ttl=60)["exp"], NOW + 60)
 
     def test_the_clock_is_asked_once(self) -> None:
         times = itertools.count(NOW)
         with mock.patch.object(time, "time", lambda: next(times)):
-            token = alice().generate_access_token("SK1", "s")
+            token = capability_of_alice().generate_access_token("SK1", "s")
         claims = verify_token(token, "s", now=NOW)
         self.assertEqual((claims["jti"], claims["exp"]), (f"SK1-{NOW}", NOW + 3600))
 
     def test_the_auth_token_is_not_used(self) -> None:
-        without = self.claims(alice(auth_token=None))
-        self.assertEqual(self.claims(alice(auth_token="secret")), without)
+        without = self.claims(capability_of_alice(auth_token=None))
+        self.assertEqual(self.claims(capability_of_alice(auth_token="secret")), without)
 
     def test_the_identity_may_repeat_the_client_name(self) -> None:
-        self.assertEqual(self.claims(alice(), identity="Alice"), self.claims(alice()))
+        device = capability_of_alice()
+        self.assertEqual(self.claims(device, identity="Alice"), self.claims(device))
 
     def test_the_same_permission_twice_is_one_grant(self) -> None:
-        twice = alice((INCOMING, "Alice"), (OUTGOING, "AP123123", {"Foo": "Bar"}))
-        self.assertEqual(self.claims(twice), self.claims(alice()))
+        twice = capability_of_alice(
+            (INCOMING, "Alice"), (OUTGOING, "AP123123", {"Foo": "Bar"})
+        )
+        self.assertEqual(self.claims(twice), self.claims(capability_of_alice()))
 
     def test_params_keep_their_type_their_text_and_their_order(self) -> None:
         params = {"n": 3, "s": "3", "slash": "a/b", "zoë": '☃😀"\\\n'}
-        device = allowed((OUTGOING, "AP1", params))
+        device = capability_with((OUTGOING, "AP1", params))
         token = device.generate_access_token("SK1", "s", identity="a", now=NOW)
         spelled = r'{"n":3,"s":"3","slash":"a/b","zo\u00eb":"\u2603\ud83d\ude00\"\\\n"}'
         self.assertIn(spelled, decoded(token.split(".")[1]))
@@ -862,38 +873,38 @@ class AccessTokenTest(unittest.TestCase):
                 self.assertIn(f'"params": {{"a": {value}}}', voice)
         for value in (2**53 + 1, -(2**53) - 1, 10**400):
             with self.subTest(value=value):
-                device = allowed((OUTGOING, "AP1", {"b": "c", "a": value}))
+                device = capability_with((OUTGOING, "AP1", {"b": "c", "a": value}))
                 with self.assertRaisesRegex(ValueError, r"\bparams\b.*must.*as a str"):
                     self.claims(device, identity="a")
-                ((_, _, params),) = meaning(device.generate_token(now=NOW), "k")
+                ((_, _, params),) = scopes_of(device.generate_token(now=NOW), "k")
                 self.assertEqual(params["appParams"]["a"], str(value))  # text there
-                as_text = allowed((OUTGOING, "AP1", {"a": str(value)}))
+                as_text = capability_with((OUTGOING, "AP1", {"a": str(value)}))
                 self.claims(as_text, identity="a")
 
     def test_what_it_cannot_carry_is_refused(self) -> None:
-        is_alice, is_bob, events = (INCOMING, "Alice"), (INCOMING, "bob"), (EVENTS,)
-        app, bare = (OUTGOING, "AP1", {"a": "1"}), (OUTGOING, "AP1")
+        incoming_alice, incoming_bob = (INCOMING, "Alice"), (INCOMING, "bob")
+        events, app, bare = (EVENTS,), (OUTGOING, "AP1", {"a": "1"}), (OUTGOING, "AP1")
         two, none = "identity must be one name", "identity must be given"
         one_app = "application_sid must be one"
         cases: list[tuple[str, list[tuple[Any, ...]], str | None]] = [
-            (two, [is_alice, is_bob], None),
-            (two, [is_alice, is_bob], "Alice"),
-            (two, [is_alice], "bob"),
-            (two, [is_alice], "alice"),
+            (two, [incoming_alice, incoming_bob], None),
+            (two, [incoming_alice, incoming_bob], "Alice"),
+            (two, [incoming_alice], "bob"),
+            (two, [incoming_alice], "alice"),
             (none, [], None),
             (none, [bare], None),
-            (one_app, [is_alice, app, (OUTGOING, "AP2", {"a": "1"})], None),
-            (one_app, [is_alice, app, (OUTGOING, "AP1", {"a": 1})], None),
-            (one_app, [is_alice, app, bare], None),
-            (one_app, [is_alice, bare, app, app], None),
-            (one_app, [is_alice, app, app, bare], None),
-            ("identity must", [is_alice], ""),
-            ("event stream", [is_alice, events], None),
-            ("event stream", [events, is_alice, app], None),
-            ("event stream", [is_alice, (EVENTS, {"a": "b"})], None),
+            (one_app, [incoming_alice, app, (OUTGOING, "AP2", {"a": "1"})], None),
+            (one_app, [incoming_alice, app, (OUTGOING, "AP1", {"a": 1})], None),
+            (one_app, [incoming_alice, app, bare], None),
+            (one_app, [incoming_alice, bare, app, app], None),
+            (one_app, [incoming_alice, app, app, bare], None),
+            ("identity must", [incoming_alice], ""),
+            ("event stream", [incoming_alice, events], None),
+            ("event stream", [events, incoming_alice, app], None),
+            ("event stream", [incoming_alice, (EVENTS, {"a": "b"})], None),
         ]
         for reason, calls, identity in cases:
-            device = allowed(*calls)
+            device = capability_with(*calls)
             with self.subTest(calls=calls), self.assertRaisesRegex(ValueError, reason):
                 self.claims(device, identity=identity)
 
@@ -955,29 +966,29 @@ class Float64(float):
         return Float64(float(self) + other)
 
 
-def tokens_of(number: int, *texts: str) -> tuple[str, ...]:
+def tokens_and_uri(number: int, texts: Mapping[str, str]) -> tuple[str, ...]:
     """Tokens and a URI in which each kind of argument stands."""
-    sid, app, key, name, secret, text = texts
-    calls = [(INCOMING, name), (OUTGOING, app, {text: text, "n": number})]
-    capability = allowed(*calls, sid=sid, auth_token=secret)
+    name, param = texts["NAME"], texts["PARAM"]
+    calls = [(INCOMING, name), (OUTGOING, texts["APP"], {param: param, "n": number})]
+    capability = capability_with(*calls, sid=texts["SID"], auth_token=texts["SECRET"])
     access_token = capability.generate_access_token(
-        key, secret, number, identity=name, now=0
+        texts["KEY"], texts["SECRET"], number, identity=name, now=0
     )
-    scope = ScopeURI("client", "incoming", {"clientName": name, text: text})
+    scope = ScopeURI("client", "incoming", {"clientName": name, param: param})
     return capability.generate_token(number, now=0), access_token, str(scope)
 
 
 MAY_BE_NONE = {"push_credential_sid", "region", "identity", "auth_token"}
 
 
-def in_scope(lenient: bool, name: str) -> object:
+def name_in_scope(lenient: bool, name: str) -> object:
     """The client name in a capability token that was made with it."""
-    device = allowed((INCOMING, name), lenient_names=lenient)
-    ((_, _, params),) = meaning(device.generate_token(now=NOW), "k")
+    device = capability_with((INCOMING, name), lenient_names=lenient)
+    ((_, _, params),) = scopes_of(device.generate_token(now=NOW), "k")
     return params["clientName"]
 
 
-def in_grants(lenient: bool, name: str) -> object:
+def name_in_grants(lenient: bool, name: str) -> object:
     """The identity in an access token that was made with it."""
     device = Capability("AC1", lenient_names=lenient)
     token = device.generate_access_token("SK1", "k", identity=name, now=NOW)
@@ -1015,7 +1026,7 @@ class ArgumentsTest(unittest.TestCase):
     def test_text_is_a_str(self) -> None:
         text: Any = LazyProxy("AC1")
         self.assertIsInstance(text, str)
-        for argument, call in TEXTS:
+        for argument, call in TEXT_ARGUMENTS:
             for bad in (1, 1.5, True, b"AC123", ["AC123"], {"AC": 1}, text):
                 self.assert_refused(TypeError, argument, call, bad)
             if argument not in MAY_BE_NONE:
@@ -1024,8 +1035,9 @@ class ArgumentsTest(unittest.TestCase):
             inspect_token(text)
 
     def test_a_str_is_its_text_whatever_adding_to_it_gives(self) -> None:
-        texts = [member.value for member in Text]
-        self.assertEqual(tokens_of(3, *map(Markup, texts)), tokens_of(3, *texts))
+        plain = {member.name: member.value for member in Text}
+        marked = {name: Markup(text) for name, text in plain.items()}
+        self.assertEqual(tokens_and_uri(3, marked), tokens_and_uri(3, plain))
         params: dict[str, str] = {Markup("b"): Markup("&"), Markup("c"): Markup()}
         scope = ScopeURI(Markup("a"), Markup("x"), params)
         self.assertEqual(str(scope), "scope:a:x?b=%26&c=")
@@ -1033,8 +1045,9 @@ class ArgumentsTest(unittest.TestCase):
         self.assertEqual(str(ScopeURI.parse(Markup(str(scope)))), str(scope))
 
     def test_an_enum_member_is_its_value(self) -> None:
-        plain = tokens_of(3, *[member.value for member in Text])
-        self.assertEqual(tokens_of(Number.THREE, *Text), plain)
+        plain = {member.name: member.value for member in Text}
+        members = tokens_and_uri(Number.THREE, Text.__members__)
+        self.assertEqual(members, tokens_and_uri(3, plain))
 
     def test_a_number_of_numpy_is_its_value(self) -> None:
         token = Capability("AC1", "k").generate_token(now=Float64(9.5))
@@ -1166,13 +1179,13 @@ class ArgumentsTest(unittest.TestCase):
 
     def test_a_client_name_is_1_to_256_letters_digits_or_underscores(self) -> None:
         alphabet = LETTERS_AND_DIGITS + "_"
-        self.assert_is_name("client_name", partial(in_scope, False), alphabet, 256)
+        self.assert_is_name("client_name", partial(name_in_scope, False), alphabet, 256)
 
     def test_the_name_of_an_access_token_has_at_most_121_of_them(self) -> None:
         alphabet = LETTERS_AND_DIGITS + "_"
-        self.assert_is_name("identity", partial(in_grants, False), alphabet, 121)
-        both_tokens(allowed((INCOMING, "a" * 121)))
-        device = allowed((INCOMING, "a" * 122))
+        self.assert_is_name("identity", partial(name_in_grants, False), alphabet, 121)
+        both_tokens(capability_with((INCOMING, "a" * 121)))
+        device = capability_with((INCOMING, "a" * 122))
         self.assert_refused(ValueError, "client_name", both_tokens, device)
 
     def test_lenient_names_have_all_characters_that_twilio_is_known_to_take(
@@ -1182,8 +1195,8 @@ class ArgumentsTest(unittest.TestCase):
         alphabet = "".join(
             chr(code) for code in range(0x21, 0x7F) if chr(code) not in refused
         )
-        self.assert_is_name("client_name", partial(in_scope, True), alphabet, 256)
-        self.assert_is_name("identity", partial(in_grants, True), alphabet, 121)
+        self.assert_is_name("client_name", partial(name_in_scope, True), alphabet, 256)
+        self.assert_is_name("identity", partial(name_in_grants, True), alphabet, 121)
 
     def test_lenient_names_is_a_bool_that_must_be_named(self) -> None:
         def call(lenient_names: Any) -> None:
@@ -1212,7 +1225,7 @@ class ArgumentsTest(unittest.TestCase):
         ):
             with self.subTest(name=name):
                 with self.assertRaises(ValueError) as caught:
-                    in_grants(False, name)
+                    name_in_grants(False, name)
                 message = str(caught.exception)
                 self.assertEqual([w for w in (encode, lenient) if w in message], ways)
 
@@ -1227,9 +1240,9 @@ class ArgumentsTest(unittest.TestCase):
         ):
             with self.subTest(name=name):
                 with self.assertRaisesRegex(ValueError, hint) as caught:
-                    in_scope(lenient, name)
+                    name_in_scope(lenient, name)
                 self.assertNotIn("encode_client_name", str(caught.exception))
-        self.assertEqual(in_scope(True, "client:ann"), "client:ann")
+        self.assertEqual(name_in_scope(True, "client:ann"), "client:ann")
 
     def test_params_and_filters_map_str_to_str_or_int(self) -> None:
         values: list[Any] = [True, None, 1.5, b"b", ["b"], {"b": "c"}, LazyProxy(60)]
@@ -1240,8 +1253,8 @@ class ArgumentsTest(unittest.TestCase):
             mock.Mock(),
         ]
         calls: list[tuple[str, Call]] = [
-            ("params", partial(alice().allow_client_outgoing, "AP1")),
-            ("filters", alice().allow_event_stream),
+            ("params", partial(capability_of_alice().allow_client_outgoing, "AP1")),
+            ("filters", capability_of_alice().allow_event_stream),
             ("params", partial(ScopeURI, "client", "incoming")),
         ]
         for argument, call in calls:
@@ -1250,14 +1263,16 @@ class ArgumentsTest(unittest.TestCase):
             self.assert_refused(ValueError, argument + " name", call, {"\udfff": "a"})
             self.assert_refused(ValueError, argument + " value", call, {"a": "\ud800"})
         with self.assertRaisesRegex(TypeError, "value must be str or int, not bool"):
-            alice().allow_client_outgoing("AP1", {"a": True})
+            capability_of_alice().allow_client_outgoing("AP1", {"a": True})
         self.assert_refused(TypeError, "params value", ScopeURI, "a", "b", {"n": 3})
 
     def test_a_mapping_is_read_in_its_own_words(self) -> None:
         moved = collections.OrderedDict(b="2", a="1")
         moved.move_to_end("b")
         proxy: Any = LazyProxy({"a": "1", "b": "2"})
-        plain = allowed((INCOMING, "x"), (OUTGOING, "AP1", {"a": "1", "b": "2"}))
+        plain = capability_with(
+            (INCOMING, "x"), (OUTGOING, "AP1", {"a": "1", "b": "2"})
+        )
         mappings: list[Mapping[str, Any]] = [
             MultiDict([("a", "1"), ("b", "2")]),
             MultiDict(iter([("a", "1"), ("b", "2")])),  # which can be read once
@@ -1269,7 +1284,7 @@ class ArgumentsTest(unittest.TestCase):
         ]
         for params in mappings:
             with self.subTest(type(params).__name__):
-                device = allowed((INCOMING, "x"), (OUTGOING, "AP1", params))
+                device = capability_with((INCOMING, "x"), (OUTGOING, "AP1", params))
                 self.assertEqual(both_tokens(device), both_tokens(plain))
 
     def test_a_mapping_whose_items_are_no_pairs_is_refused(self) -> None:
@@ -1283,7 +1298,7 @@ class ArgumentsTest(unittest.TestCase):
     def test_ttl_is_an_int_of_1_to_86400_seconds(self) -> None:
         calls: list[Call] = [
             Capability("AC1", "k").generate_token,
-            lambda ttl: access_token(ttl=ttl),
+            lambda ttl: access_token_with(ttl=ttl),
         ]
         not_ints = [None, True, False, 1.5, 3600.0, "3600", b"1", [1], NAN]
         for call in calls:
@@ -1298,10 +1313,10 @@ class ArgumentsTest(unittest.TestCase):
     def test_now_and_leeway_are_finite_seconds(self) -> None:
         calls: list[tuple[str, Call]] = [
             ("now", lambda now: Capability("AC1", "k").generate_token(now=now)),
-            ("now", lambda now: access_token(now=now)),
-            ("now", lambda now: verified(now=now)),
+            ("now", lambda now: access_token_with(now=now)),
+            ("now", lambda now: claims_with(now=now)),
             ("now", lambda now: inspect_token(mint("{}"), now=now)),
-            ("leeway", lambda leeway: verified(leeway=leeway)),
+            ("leeway", lambda leeway: claims_with(leeway=leeway)),
         ]
         not_numbers = ["1", b"1", True, False, [1], 1j, LazyProxy(1)]
         too_much = [1e300, 10**400, 2**53 + 1]
@@ -1318,7 +1333,7 @@ class ArgumentsTest(unittest.TestCase):
             inspect_token(mint("{}"), now="1")  # type: ignore[arg-type]
 
     def test_options_are_keyword_only(self) -> None:
-        capability = alice()
+        capability = capability_of_alice()
         token = capability.generate_token()
         calls: list[tuple[Call, list[Any]]] = [
             (capability.generate_token, [60, 0]),
@@ -1333,7 +1348,7 @@ class ArgumentsTest(unittest.TestCase):
                     call(*given)
 
     def test_a_refused_call_changes_nothing(self) -> None:
-        capability = alice()
+        capability = capability_of_alice()
         before = both_tokens(capability)
         calls: list[tuple[Call, list[Any]]] = [
             (capability.allow_client_incoming, ["a b"]),
@@ -1388,12 +1403,12 @@ class SecretsTest(unittest.TestCase):
 
     def test_no_error_repeats_what_was_given(self) -> None:
         sid, secret, app, key = self.SID, self.SECRET, self.APP, self.KEY
-        for argument, call in TEXTS:
+        for argument, call in TEXT_ARGUMENTS:
             self.assert_discreet(argument, call, secret.encode())
             self.assert_discreet(argument, call, secret + "\ud800")
             if argument != "text":
                 self.assert_discreet(argument, call, app + " ")
-        device = allowed((INCOMING, secret), sid=sid, auth_token=secret)
+        device = capability_with((INCOMING, secret), sid=sid, auth_token=secret)
         outgoing, events = device.allow_client_outgoing, device.allow_event_stream
         access = device.generate_access_token
         uri = f"scope:client:outgoing?appSid={app}"
@@ -1444,7 +1459,9 @@ class SecretsTest(unittest.TestCase):
         with mock.patch.object(hmac, "digest", side_effect=MemoryError):
             for call in (
                 Capability("AC1", self.SECRET).generate_token,
-                partial(alice().generate_access_token, "SK1", self.SECRET),
+                partial(
+                    capability_of_alice().generate_access_token, "SK1", self.SECRET
+                ),
                 partial(verify_token, token, self.SECRET),
             ):
                 with self.subTest(call=call.__class__):
@@ -1454,11 +1471,11 @@ class SecretsTest(unittest.TestCase):
         secret = self.SECRET
         capability = Capability(self.SID, secret)
         good, ended = (capability.generate_token(now=now) for now in (NOW, 0))
-        faults = ["", "a.b", good[:-1], "x" + good, ended, mint("no JSON", secret)]
+        faulty = ["", "a.b", good[:-1], "x" + good, ended, mint("no JSON", secret)]
         claims = {"exp": NOW + 1, "nbf": NOW + 1}
-        faults += [mint(payload, secret) for payload in ("{}", "[]", "", claims)]
-        faults += [mint(claims, secret, header) for header in ("[]", '{"alg":"none"}')]
-        for token in faults:
+        faulty += [mint(payload, secret) for payload in ("{}", "[]", "", claims)]
+        faulty += [mint(claims, secret, header) for header in ("[]", '{"alg":"none"}')]
+        for token in faulty:
             with self.subTest(token=token):
                 # What would make a forged token a good one is not there either.
                 right = signed(token.rpartition(".")[0], secret).rpartition(".")[2]
@@ -1469,8 +1486,8 @@ class SecretsTest(unittest.TestCase):
 
     def test_no_frame_holds_them_when_another_argument_is_at_fault(self) -> None:
         secret, app = self.SECRET, self.APP
-        device = allowed((INCOMING, "a"), (OUTGOING, "AP1", {"n": 2**60}))
-        make = partial(alice().generate_access_token, "SK1")
+        device = capability_with((INCOMING, "a"), (OUTGOING, "AP1", {"n": 2**60}))
+        make = partial(capability_of_alice().generate_access_token, "SK1")
         good = Capability("AC1", secret).generate_token(now=NOW)
         number: Any = 1
         calls: list[Call] = [
@@ -1481,7 +1498,7 @@ class SecretsTest(unittest.TestCase):
             lambda: make(secret, push_credential_sid="AP1"),
             lambda: make(secret, region="ireland"),
             lambda: make(secret, now=-1),
-            lambda: alice().generate_access_token("AC1", secret),
+            lambda: capability_of_alice().generate_access_token("AC1", secret),
             lambda: device.generate_access_token("SK1", secret),
             lambda: verify_token(good, secret, leeway=-1),
             partial(verify_token, number, secret),
@@ -1496,7 +1513,7 @@ class SecretsTest(unittest.TestCase):
 
     def test_no_frame_holds_a_secret_given_as_the_token_but_as_token(self) -> None:
         try:
-            verify_token(self.SECRET, alice().generate_token())
+            verify_token(self.SECRET, capability_of_alice().generate_token())
         except InvalidTokenError as error:
             for frame in frames_of(error):
                 shown = {**frame, "token": "trackers know it, too"}
@@ -1511,14 +1528,14 @@ class SecretsTest(unittest.TestCase):
         ]
         for words, calls in cases:
             with self.subTest(words):
-                self.assertEqual(repr(allowed(*calls)), words)
+                self.assertEqual(repr(capability_with(*calls)), words)
 
     def test_a_repr_may_be_asked_for_before_the_constructor_is_done(self) -> None:
         self.assertEqual(repr(Capability.__new__(Capability)), "<Capability: nothing>")
 
     def test_no_repr_shows_them(self) -> None:
         calls = [(INCOMING, self.SECRET), (OUTGOING, self.APP, {"a": self.KEY})]
-        capability = allowed(*calls, sid=self.SID, auth_token=self.SECRET)
+        capability = capability_with(*calls, sid=self.SID, auth_token=self.SECRET)
         self.assert_clean(f"{capability!r} {capability}")
         scope = ScopeURI("client", "outgoing", {"appSid": self.APP})
         self.assertEqual(repr(scope), "<ScopeURI client:outgoing, 1 params>")
@@ -1662,7 +1679,7 @@ class VerifyTokenTest(unittest.TestCase):
             self.assert_forged(mint(GOOD, secret))
 
     def test_a_comparison_in_constant_time_alone_decides(self) -> None:
-        token = alice().generate_token(now=NOW)
+        token = capability_of_alice().generate_token(now=NOW)
         with mock.patch.object(hmac, "compare_digest", lambda *_: True):
             verify_token(token[:-1], "secret", now=NOW)
         with mock.patch.object(hmac, "compare_digest", lambda *_: False):
@@ -1814,7 +1831,7 @@ class VerifyTokenTest(unittest.TestCase):
 # ---- ScopeURI ------------------------------------------------------------------------
 
 
-def form(params: Mapping[str, str | int]) -> str:
+def php_query(params: Mapping[str, str | int]) -> str:
     """Params as PHP's http_build_query writes them."""
     return urlencode(params).replace("~", "%7E")
 
@@ -1838,7 +1855,7 @@ class ScopeURITest(unittest.TestCase):
     def test_each_byte_is_spelled_as_by_http_build_query(self) -> None:
         characters = [chr(code) for code in range(0x800)] + ["☃", "😀"]
         spelled = [str(ScopeURI("a", "b", {"c": char})) for char in characters]
-        expected = ["scope:a:b?" + form({"c": char}) for char in characters]
+        expected = ["scope:a:b?" + php_query({"c": char}) for char in characters]
         self.assertEqual(spelled, expected)
         plain = [uri[-1] for uri in spelled if "%" not in uri]
         self.assertEqual(plain, sorted(LETTERS_AND_DIGITS + "-_.+"))  # "+" is a space
@@ -2008,7 +2025,7 @@ class InspectTokenTest(unittest.TestCase):
 
     def test_the_report_of_a_capability_token(self) -> None:
         app, events = (OUTGOING, REAL_APP, {"b": "c d"}), (EVENTS, {"e": "f"})
-        device = allowed((INCOMING, "a"), app, events, sid=REAL_ACCOUNT)
+        device = capability_with((INCOMING, "a"), app, events, sid=REAL_ACCOUNT)
         token = device.generate_token(now=NOW)
         incoming = {"clientName": "a"}
         outgoing = {"appSid": REAL_APP, "appParams": {"b": "c d"}, "clientName": "a"}
@@ -2031,7 +2048,9 @@ class InspectTokenTest(unittest.TestCase):
         self.assertEqual(json.dumps(inspected), json.dumps(report))
 
     def test_the_report_of_an_access_token(self) -> None:
-        device = allowed((INCOMING, "a"), (OUTGOING, REAL_APP), sid=REAL_ACCOUNT)
+        device = capability_with(
+            (INCOMING, "a"), (OUTGOING, REAL_APP), sid=REAL_ACCOUNT
+        )
         token = device.generate_access_token(REAL_KEY, "k", region="ie1", now=NOW)
         header, payload, _ = token.split(".")
         report = {
@@ -2100,7 +2119,7 @@ class InspectTokenTest(unittest.TestCase):
                 report = inspect_token(token, now=NOW)
                 self.assertEqual(len(report["scopes"]), 100)
                 scopes = [f"scopes[{i}]" for i in range(100)]
-                self.assertEqual(places(token), more + scopes)
+                self.assertEqual(problem_places(token), more + scopes)
                 self.assertLess(len(json.dumps(report, indent=2)), 100_000)
 
     def test_it_says_when_a_token_expires(self) -> None:
@@ -2129,7 +2148,7 @@ class InspectTokenTest(unittest.TestCase):
     def test_the_clock_is_asked_unless_now_is_given(self) -> None:
         token = good_token("capability")
         self.assertIs(inspect_token(token, now=0)["expired"], False)
-        with clock(NOW + 3600):
+        with clock_at(NOW + 3600):
             self.assertIs(inspect_token(token)["expired"], True)
 
     def test_a_report_is_at_most_100_levels_deep(self) -> None:
@@ -2269,7 +2288,7 @@ class InspectTokenTest(unittest.TestCase):
 
     def test_nothing_but_an_invalid_token_error_gets_out_for_any_text(self) -> None:
         rng = random.Random(2026)
-        token = alice().generate_token()
+        token = capability_of_alice().generate_token()
         pieces = [*'{}[]":,\\-é\0', "\\ud800", "1e999", "NaN"]
         read = 0
         for _ in range(500):
@@ -2543,8 +2562,8 @@ class ProblemsTest(unittest.TestCase):
     def test_a_good_token_has_none(self) -> None:
         for kind in ("capability", "access"):
             with self.subTest(kind):
-                self.assertEqual(faults(good_token(kind)), [])
-        token = allowed((INCOMING, "a"), sid=REAL_ACCOUNT).generate_token(now=0)
+                self.assertEqual(places_and_codes(good_token(kind)), [])
+        token = capability_with((INCOMING, "a"), sid=REAL_ACCOUNT).generate_token(now=0)
         self.assertEqual(inspect_token(token, now=0)["problems"], [])
 
     def test_a_problem_is_a_line_for_a_person(self) -> None:
@@ -2562,7 +2581,7 @@ class ProblemsTest(unittest.TestCase):
                     with self.subTest(kind=kind, place=place, value=value):
                         token = good_token(kind, {place: value})
                         expected = [] if codes is None else [(place, codes)]
-                        self.assertEqual(faults(token), expected)
+                        self.assertEqual(places_and_codes(token), expected)
 
     def test_times_are_judged_against_each_other(self) -> None:
         late, day = NOW + 600, 86400
@@ -2597,7 +2616,9 @@ class ProblemsTest(unittest.TestCase):
         for exp, iat, nbf, expected in cases:
             with self.subTest(exp=exp, iat=iat, nbf=nbf):
                 times = {"claims.exp": exp, "claims.iat": iat, "claims.nbf": nbf}
-                self.assertEqual(faults(good_token("access", times)), expected)
+                self.assertEqual(
+                    places_and_codes(good_token("access", times)), expected
+                )
 
     def test_the_clock_is_blamed_only_where_it_may_be_at_fault(self) -> None:
         for is_blamed, times in (
@@ -2646,7 +2667,7 @@ class ProblemsTest(unittest.TestCase):
                     scope = f"scope:client:incoming?clientName=a {uri}"
                     token = good_token("capability", {"claims.scope": scope})
                     expected = [] if codes is None else [("scopes[1]" + place, codes)]
-                    self.assertEqual(faults(token), expected)
+                    self.assertEqual(places_and_codes(token), expected)
 
     def test_what_may_be_a_secret_in_iss_is_said_to_be_known(self) -> None:
         for may_be_secret, iss in (
@@ -2686,13 +2707,15 @@ class ProblemsTest(unittest.TestCase):
                 first, last = character + "0" * 31, "0" * 31 + character
                 sids = [prefix + first, prefix + last]
                 tokens = [good_token(kind, {place: sid}) for sid in sids]
-                good += [character for token in tokens if not faults(token)]
+                good += [character for token in tokens if not places_and_codes(token)]
             self.assertEqual(good, sorted(string.hexdigits * 2), place)
             fine = prefix + string.hexdigits + "0" * 10
-            self.assertEqual(places(good_token(kind, {place: fine})), [])
+            self.assertEqual(problem_places(good_token(kind, {place: fine})), [])
             for bad in (prefix.lower() + "0" * 32, prefix + "0" * 32 + "\n"):
                 with self.subTest(kind=kind, place=place, bad=bad):
-                    self.assertEqual(places(good_token(kind, {place: bad})), [place])
+                    self.assertEqual(
+                        problem_places(good_token(kind, {place: bad})), [place]
+                    )
 
     def test_a_signature_is_43_characters_of_base64url(self) -> None:
         for codes, token in (
@@ -2700,17 +2723,17 @@ class ProblemsTest(unittest.TestCase):
             ("20107, 31202", good_token("access")),
         ):
             start, signature = token.rsplit(".", 1)
-            known = faults(token)
+            known = places_and_codes(token)
             for bad in ("", signature[:-1], signature + "=", signature + "A", "*" * 43):
                 with self.subTest(codes=codes, signature=bad):
                     expected = [("signature", codes), *known]
-                    self.assertEqual(faults(f"{start}.{bad}"), expected)
+                    self.assertEqual(places_and_codes(f"{start}.{bad}"), expected)
 
         start = good_token("capability").rpartition(".")[0]
         taken = []
         for character in CHARACTERS:
             with contextlib.suppress(InvalidTokenError):
-                if not faults(f"{start}.{'A' * 42}{character}"):
+                if not places_and_codes(f"{start}.{'A' * 42}{character}"):
                     taken.append(character)
         self.assertEqual(taken, sorted(BASE64URL))
 
@@ -2725,7 +2748,7 @@ class ProblemsTest(unittest.TestCase):
             with self.subTest(claims=claims):
                 token = mint(claims, header='{"typ":1,"twr":1}')[:-1]
                 self.assertEqual(inspect_token(token)["scopes"], [])
-                self.assertEqual(faults(token), [("claims", "31204, 20101")])
+                self.assertEqual(places_and_codes(token), [("claims", "31204, 20101")])
 
     def test_several_faults_are_several_problems_in_the_order_of_the_table(
         self,
@@ -2744,16 +2767,16 @@ class ProblemsTest(unittest.TestCase):
         for kind, bad, expected in cases:
             with self.subTest(kind=kind, places=expected):
                 token = good_token(kind, dict.fromkeys(expected, bad))
-                self.assertEqual(places(token), expected)
+                self.assertEqual(problem_places(token), expected)
         token = good_token("access", {"header.alg": 1, "claims.iss": 1})
         expected = ["header.alg", "signature", "claims.iss"]
-        self.assertEqual(places(token[:-1]), expected)
+        self.assertEqual(problem_places(token[:-1]), expected)
 
         params = "appSid=x&appParams=y&clientName=a-b"
         scope = f"x scope:client:outgoing?{params}"
         token = good_token("capability", {"claims.scope": scope, "claims.exp": 0})
         self.assertEqual(
-            places(token),
+            problem_places(token),
             [
                 "claims.exp",
                 "scopes[0]",
@@ -2764,7 +2787,7 @@ class ProblemsTest(unittest.TestCase):
         )
 
         token = good_token("access", {VOICE: {"push_credential_sid": "x"}})
-        self.assertEqual(places(token), [VOICE + ".push_credential_sid"])
+        self.assertEqual(problem_places(token), [VOICE + ".push_credential_sid"])
 
     def test_any_json_gets_lines_and_nothing_else(self) -> None:
         rng = random.Random(7519)
@@ -2779,7 +2802,7 @@ class ProblemsTest(unittest.TestCase):
             kind = rng.choice(["capability", "access"])
             changes = {place: rng.choice(strange) for place in rng.sample(where, 3)}
             with self.subTest(kind=kind, changes=changes):
-                faults(good_token(kind, changes))
+                places_and_codes(good_token(kind, changes))
 
 
 # ---- The file: the line across it, what it imports, and its copies -------------------
@@ -2833,10 +2856,12 @@ class ModuleTest(unittest.TestCase):
             Path(folder, "script.py").write_text(script, encoding="utf-8")
             for flags in (["-S"], ["-S", "-OO"]):
                 with self.subTest(flags=flags):
-                    result = process(sys.executable, *flags, "script.py", cwd=folder)
+                    result = run_process(
+                        sys.executable, *flags, "script.py", cwd=folder
+                    )
                     self.assertEqual(result, (0, token + "\n", ""))
             command = [sys.executable, "-S", "-OO", "twilio_capability.py"]
-            result = process(*command, "inspect", token, cwd=folder)
+            result = run_process(*command, "inspect", token, cwd=folder)
             self.assertEqual((result.status, result.errors), (0, ""))
 
     def test_importing_it_imports_no_more_than_a_few_modules(self) -> None:
@@ -2847,7 +2872,7 @@ class ModuleTest(unittest.TestCase):
             "import twilio_capability\n"
             "print(*set(sys.modules) - before)\n"
         )
-        loaded = set(process(sys.executable, "-S", "-c", script).output.split())
+        loaded = set(run_process(sys.executable, "-S", "-c", script).output.split())
         self.assertIn("twilio_capability", loaded)
         own = {"twilio_capability", "__future__", "collections.abc"}
         self.assertEqual(loaded - own, set())
@@ -2888,7 +2913,7 @@ class ModuleTest(unittest.TestCase):
 # ---- The command line ----------------------------------------------------------------
 
 
-class Failing(io.StringIO):
+class FailingStream(io.StringIO):
     """A stream that fails when it is read, or written to the end."""
 
     def __init__(self, error: BaseException, number: int = -1) -> None:
@@ -2906,7 +2931,7 @@ class Failing(io.StringIO):
         return self.number
 
 
-def without(*names: str) -> dict[str, str]:
+def env_without(*names: str) -> dict[str, str]:
     return {key: value for key, value in ENVIRONMENT.items() if key not in names}
 
 
@@ -2917,15 +2942,15 @@ class CommandLineTest(unittest.TestCase):
         self, status: int, reason: str, *given: str, **options: Any
     ) -> None:
         with self.subTest(given=given):
-            assert_failed(self, run(*given, **options), status, reason)
+            assert_failed(self, run_main(*given, **options), status, reason)
 
     def assert_prints(self, text: str, *given: str, **options: Any) -> None:
         with self.subTest(given=given):
-            self.assertEqual(run(*given, **options), (0, text + "\n", ""))
+            self.assertEqual(run_main(*given, **options), (0, text + "\n", ""))
 
     def test_generate_prints_the_token_and_a_newline(self) -> None:
         arguments = "--incoming Alice --outgoing AP123123 --param Foo=Bar --ttl 600"
-        token = alice(auth_token=AUTH_TOKEN).generate_token(600, now=NOW)
+        token = capability_of_alice(auth_token=AUTH_TOKEN).generate_token(600, now=NOW)
         self.assert_prints(token, "generate", *arguments.split())
 
     def test_generate_takes_every_kind_of_permission(self) -> None:
@@ -2936,7 +2961,7 @@ class CommandLineTest(unittest.TestCase):
         params, filters = {"a": "b=c", "é": ""}, {"x": "1", "y": ""}
         calls = [(INCOMING, "a"), (INCOMING, "b"), (OUTGOING, "AP1", params)]
         calls += [(OUTGOING, "AP2", params), (EVENTS, filters)]
-        capability = allowed(*calls, sid="AC123123", auth_token=AUTH_TOKEN)
+        capability = capability_with(*calls, sid="AC123123", auth_token=AUTH_TOKEN)
         token = capability.generate_token(now=NOW)  # for an hour, unless told
         self.assert_prints(token, *arguments.split())
 
@@ -2948,23 +2973,24 @@ class CommandLineTest(unittest.TestCase):
         self.assert_prints(token, *arguments, "--lenient-names")
         self.assert_fails(2, "client_name", *arguments)
         access = ["generate", "--access", "--identity", "agent-7", "--outgoing", "AP1"]
-        self.assertEqual(run(*access, "--lenient-names").status, 0)
+        self.assertEqual(run_main(*access, "--lenient-names").status, 0)
 
     def test_generate_access_prints_an_access_token(self) -> None:
-        is_alice, app = (INCOMING, "Alice"), (OUTGOING, "AP123123", {"Foo": "Bar"})
+        incoming_alice = (INCOMING, "Alice")
+        app = (OUTGOING, "AP123123", {"Foo": "Bar"})
         phone = {"push_credential_sid": "CR1", "region": "ie1"}
         cases: list[tuple[str, list[Any], dict[str, Any]]] = [
-            ("--incoming Alice --ttl 60", [is_alice, app], {"ttl": 60}),
+            ("--incoming Alice --ttl 60", [incoming_alice, app], {"ttl": 60}),
             ("--identity Alice", [app], {"identity": "Alice"}),
             (
                 "--incoming Alice --push-credential CR1 --region ie1",
-                [is_alice, app],
+                [incoming_alice, app],
                 phone,
             ),
         ]
         outgoing = "--outgoing AP123123 --param Foo=Bar"
         for arguments, calls, options in cases:
-            device = allowed(*calls, sid="AC123123", auth_token=None)
+            device = capability_with(*calls, sid="AC123123", auth_token=None)
             make = partial(device.generate_access_token, "SK123123", API_SECRET)
             given = ["generate", "--access", *arguments.split(), *outgoing.split()]
             self.assert_prints(make(now=NOW, **options), *given)
@@ -2974,10 +3000,12 @@ class CommandLineTest(unittest.TestCase):
         self.assert_prints(token, *phone_only.split())
 
     def test_a_kind_of_token_needs_no_variable_of_the_other(self) -> None:
-        plain = without("TWILIO_API_KEY", "TWILIO_API_SECRET")
-        self.assertEqual(run("generate", "--incoming", "a", env=plain).status, 0)
+        plain = env_without("TWILIO_API_KEY", "TWILIO_API_SECRET")
+        self.assertEqual(run_main("generate", "--incoming", "a", env=plain).status, 0)
         access = ["generate", "--access", "--incoming", "a"]
-        self.assertEqual(run(*access, env=without("TWILIO_AUTH_TOKEN")).status, 0)
+        self.assertEqual(
+            run_main(*access, env=env_without("TWILIO_AUTH_TOKEN")).status, 0
+        )
 
     def test_a_missing_or_empty_variable_is_named(self) -> None:
         plain = ["generate", "--incoming", "a"]
@@ -2990,7 +3018,7 @@ class CommandLineTest(unittest.TestCase):
             ("TWILIO_API_SECRET", access),
         ):
             reason = f"capability: {name} must be set"
-            self.assert_fails(2, reason, *arguments, env=without(name))
+            self.assert_fails(2, reason, *arguments, env=env_without(name))
             self.assert_fails(2, reason, *arguments, env={**ENVIRONMENT, name: ""})
 
     def test_all_missing_variables_are_named_at_once(self) -> None:
@@ -3085,16 +3113,18 @@ class CommandLineTest(unittest.TestCase):
 
     def test_verify_prints_the_report_and_that_the_signature_is_valid(self) -> None:
         for token in (
-            alice(auth_token=AUTH_TOKEN).generate_token(now=NOW),
-            alice().generate_access_token("SK123123", API_SECRET, now=NOW),
+            capability_of_alice(auth_token=AUTH_TOKEN).generate_token(now=NOW),
+            capability_of_alice().generate_access_token(
+                "SK123123", API_SECRET, now=NOW
+            ),
             mint({"exp": NOW + 60}, AUTH_TOKEN),
         ):
             report = {**inspect_token(token, now=NOW), "signature": "valid"}
             self.assert_prints(json.dumps(report, indent=2), "verify", token)
 
     def test_verify_prints_the_report_also_when_a_token_does_not_verify(self) -> None:
-        good = alice(auth_token=AUTH_TOKEN)
-        other = alice(auth_token="other")
+        good = capability_of_alice(auth_token=AUTH_TOKEN)
+        other = capability_of_alice(auth_token="other")
         for reason, signature, token in (
             ("signature", "invalid", other.generate_token(now=NOW)),
             ("signature", "invalid", good.generate_token(now=NOW)[:-2]),
@@ -3103,7 +3133,7 @@ class CommandLineTest(unittest.TestCase):
             ("HS256", "valid", mint({"exp": NOW + 1}, AUTH_TOKEN, '{"alg":"none"}')),
         ):
             with self.subTest(reason=reason, token=token):
-                status, output, errors = run("verify", token)
+                status, output, errors = run_main("verify", token)
                 report = {**inspect_token(token, now=NOW), "signature": signature}
                 self.assertEqual((status, json.loads(output)), (1, report))
                 line = rf"\Atwilio-capability: [^\n]*{reason}[^\n]*\n\Z"
@@ -3111,7 +3141,8 @@ class CommandLineTest(unittest.TestCase):
 
     def test_verify_says_when_the_other_secret_has_signed(self) -> None:
         auth_token, api_secret = "TWILIO_AUTH_TOKEN", "TWILIO_API_SECRET"
-        device, late = alice(auth_token=API_SECRET), {"grants": {}, "exp": NOW}
+        device = capability_of_alice(auth_token=API_SECRET)
+        late = {"grants": {}, "exp": NOW}
         key, bad_key = "SK123123", {**ENVIRONMENT, api_secret: API_SECRET + " "}
         access_token = device.generate_access_token(key, AUTH_TOKEN, now=NOW)
         our_token = device.generate_token(now=NOW)
@@ -3123,12 +3154,12 @@ class CommandLineTest(unittest.TestCase):
             (access, mint(late, AUTH_TOKEN), ENVIRONMENT),
             (capability, our_token, ENVIRONMENT),
             (unknown, mint({"exp": NOW + 1}, API_SECRET), ENVIRONMENT),
-            ("signature mismatch", our_token, without(api_secret)),
+            ("signature mismatch", our_token, env_without(api_secret)),
             ("signature mismatch", our_token, bad_key),
             ("signature mismatch", mint({}, "neither"), ENVIRONMENT),
         ):
             with self.subTest(reason=reason, token=token):
-                status, output, errors = run("verify", token, env=env)
+                status, output, errors = run_main("verify", token, env=env)
                 self.assertEqual(status, 1)
                 self.assertEqual(json.loads(output)["signature"], "invalid")
                 self.assertRegex(errors, rf"\Atwilio-capability: .*{reason}.*\n\Z")
@@ -3137,7 +3168,7 @@ class CommandLineTest(unittest.TestCase):
         account, key = "TWILIO_ACCOUNT_SID", "TWILIO_API_KEY"
         right = {**ENVIRONMENT, account: REAL_ACCOUNT, key: REAL_KEY}
         other = {**right, account: REAL_ACCOUNT[:-1] + "0", key: "SK1"}
-        unset = without(account, key)
+        unset = env_without(account, key)
         iss = "claims.iss: is not the {} that is set in the environment"
         sub = iss.replace("iss", "sub")
         cases: list[tuple[str, dict[str, str], list[str]]] = [
@@ -3152,12 +3183,12 @@ class CommandLineTest(unittest.TestCase):
             with self.subTest(kind=kind, env=env):
                 secret = {"capability": AUTH_TOKEN, "access": API_SECRET}[kind]
                 token = signed(good_token(kind).rpartition(".")[0], secret)
-                status, output, _ = run("verify", token, env=env)
+                status, output, _ = run_main("verify", token, env=env)
                 self.assertEqual((status, json.loads(output)["problems"]), (0, lines))
         for issuer, subject in (("SK1", 1), ("SA" + "0" * 32, REAL_APP)):
             claims = {"iss": issuer, "sub": subject, "exp": NOW + 1}
             token = mint({**claims, "grants": {}}, API_SECRET)
-            self.assertNotIn("is not the", run("verify", token, env=other).output)
+            self.assertNotIn("is not the", run_main("verify", token, env=other).output)
 
     def test_the_name_of_a_file_is_told_how_to_be_read(self) -> None:
         for command in ("verify", "inspect"):
@@ -3166,14 +3197,14 @@ class CommandLineTest(unittest.TestCase):
             self.assert_fails(1, "must be a bare JWT", command, "no-such-file\0")
 
     def test_verify_says_nothing_of_a_token_when_the_secret_is_at_fault(self) -> None:
-        token = alice(auth_token=AUTH_TOKEN).generate_token(now=NOW)
+        token = capability_of_alice(auth_token=AUTH_TOKEN).generate_token(now=NOW)
         variables = {**ENVIRONMENT, "TWILIO_AUTH_TOKEN": AUTH_TOKEN + "\n"}
         self.assert_fails(2, "secret must.*line break", "verify", token, env=variables)
 
     def test_verify_and_its_report_go_by_one_clock(self) -> None:
-        token = alice(auth_token=AUTH_TOKEN).generate_token(60, now=NOW)
+        token = capability_of_alice(auth_token=AUTH_TOKEN).generate_token(60, now=NOW)
         times = itertools.count(NOW + 59)
-        result = run("verify", token, timer=lambda: next(times))
+        result = run_main("verify", token, timer=lambda: next(times))
         self.assertEqual((result.status, result.errors), (0, ""))
         self.assertIs(json.loads(result.output)["expired"], False)
 
@@ -3188,7 +3219,7 @@ class CommandLineTest(unittest.TestCase):
         for secret, header, claims in cases:
             with self.subTest(header=header, claims=claims):
                 token = mint({"exp": NOW + 60, **claims}, secret, header)
-                self.assertEqual(run("verify", token).status, 0)
+                self.assertEqual(run_main("verify", token).status, 0)
 
     def test_verify_names_the_missing_variable_and_the_kind_that_needs_it(self) -> None:
         for token, kind, name in (
@@ -3197,19 +3228,19 @@ class CommandLineTest(unittest.TestCase):
             (mint("{}"), "a token of unknown kind", "TWILIO_AUTH_TOKEN"),
         ):
             reason = f"this is {kind}: {name} must be set"
-            self.assert_fails(2, reason, "verify", token, env=without(name))
+            self.assert_fails(2, reason, "verify", token, env=env_without(name))
 
     def test_the_token_may_come_from_standard_input(self) -> None:
-        token = alice(auth_token=AUTH_TOKEN).generate_token(now=NOW)
-        expected = run("verify", token)
+        token = capability_of_alice(auth_token=AUTH_TOKEN).generate_token(now=NOW)
+        expected = run_main("verify", token)
         self.assertEqual(expected.status, 0)
         for arguments in (["verify"], ["verify", "-"]):
             for stdin in (token, token + "\n", token + "\r\n", "\n " + token):
                 with self.subTest(arguments=arguments, stdin=stdin):
-                    self.assertEqual(run(*arguments, stdin=stdin), expected)
+                    self.assertEqual(run_main(*arguments, stdin=stdin), expected)
 
     def test_what_is_not_a_token_is_status_1(self) -> None:
-        good = alice(auth_token=AUTH_TOKEN).generate_token(now=NOW)
+        good = capability_of_alice(auth_token=AUTH_TOKEN).generate_token(now=NOW)
         for bad in ("", "a", "a.b.c", mint("[]", AUTH_TOKEN), mint("{}", header="[]")):
             reason = "token must|header must|payload must"
             self.assert_fails(1, reason, "verify", bad, stdin=good)
@@ -3217,7 +3248,7 @@ class CommandLineTest(unittest.TestCase):
             self.assert_fails(1, reason, "verify", "-", stdin=bad)
 
     def test_a_report_is_ascii(self) -> None:
-        output = run("inspect", mint('{"x":"é\\ud800\\u009b☃"}')).output
+        output = run_main("inspect", mint('{"x":"é\\ud800\\u009b☃"}')).output
         self.assertIn(r'"x": "\u00e9\ud800\u009b\u2603"', output)
 
     def test_version_and_help(self) -> None:
@@ -3239,13 +3270,13 @@ class CommandLineTest(unittest.TestCase):
             ),
         ):
             with self.subTest(arguments):
-                status, output, errors = run(*arguments.split(), env={})
+                status, output, errors = run_main(*arguments.split(), env={})
                 self.assertEqual((status, errors), (0, ""))
                 for text in (*texts, "TWILIO_AUTH_TOKEN", "TWILIO_API_SECRET"):
                     self.assertIn(text, " ".join(output.split()))
 
     def test_help_names_each_option_what_it_takes_and_what_it_does(self) -> None:
-        output = run("generate", "--help", env={}).output
+        output = run_main("generate", "--help", env={}).output
         for option in (
             *("--incoming NAME", "--outgoing APP_SID", "--param KEY=VALUE"),
             *("--events", "--event-filter KEY=VALUE", "--lenient-names"),
@@ -3257,17 +3288,17 @@ class CommandLineTest(unittest.TestCase):
         self.assertIn("default: 3600", output)
         for command in ("generate", "verify", "inspect"):
             with self.subTest(command):
-                self.assertRegex(run("--help").output, rf"\n    {command}\s+\w+")
+                self.assertRegex(run_main("--help").output, rf"\n    {command}\s+\w+")
         for command in ("verify", "inspect"):
             with self.subTest(command):
-                self.assertRegex(run(command, "--help").output, r"\n  TOKEN\s+\w+")
+                self.assertRegex(run_main(command, "--help").output, r"\n  TOKEN\s+\w+")
 
     def test_input_that_cannot_be_read_is_status_1(self) -> None:
         closed = io.StringIO()
         closed.close()
-        for stdin in (None, closed, Failing(OSError(5, "Input/output error"))):
+        for stdin in (None, closed, FailingStream(OSError(5, "Input/output error"))):
             self.assert_fails(1, "standard input", "verify", stdin=stdin)
-        interrupted = run("verify", stdin=Failing(KeyboardInterrupt()))
+        interrupted = run_main("verify", stdin=FailingStream(KeyboardInterrupt()))
         self.assertEqual(interrupted, (130, "", ""))
 
     def test_standard_input_is_read_no_further_than_a_token_can_be_long(self) -> None:
@@ -3275,7 +3306,7 @@ class CommandLineTest(unittest.TestCase):
         self.assertEqual(len(longest), 65536)
         for end in ("", "\n", "\r\n"):
             with self.subTest(end=end):
-                self.assertEqual(run("inspect", stdin=longest + end).status, 0)
+                self.assertEqual(run_main("inspect", stdin=longest + end).status, 0)
         endless = io.StringIO("a" * 10**6)
         self.assert_fails(1, "at most 65536", "inspect", stdin=endless)
         self.assertLess(endless.tell(), 65536 + 10)
@@ -3288,7 +3319,7 @@ class CommandLineTest(unittest.TestCase):
             for error, errors in ((broken, ""), (full, complaint)):
                 with self.subTest(arguments, error=error):
                     self.assert_goes_nowhere(arguments, error, errors)
-        interrupted = run("--version", stdout=Failing(KeyboardInterrupt()))
+        interrupted = run_main("--version", stdout=FailingStream(KeyboardInterrupt()))
         self.assertEqual(interrupted.status, 130)
 
     def assert_goes_nowhere(self, arguments: str, error: OSError, errors: str) -> None:
@@ -3296,8 +3327,8 @@ class CommandLineTest(unittest.TestCase):
         with tempfile.TemporaryFile() as file:
             free = os.dup(file.fileno())
             os.close(free)
-            stdout = Failing(error, file.fileno())
-            result = run(*arguments.split(), stdout=stdout)
+            stdout = FailingStream(error, file.fileno())
+            result = run_main(*arguments.split(), stdout=stdout)
             self.assertEqual((result.status, result.errors), (1, errors))
             self.assertEqual(os.dup(file.fileno()), free)
             os.close(free)
@@ -3319,7 +3350,7 @@ class CommandLineTest(unittest.TestCase):
                 with mock.patch.multiple(sys, stdout=stream, stderr=lines):
                     self.assertEqual(main(["generate", "-h"]), 1)
                 self.assertRegex(lines.getvalue(), r"\A.*cannot write: .*\n\Z")
-        with mock.patch.object(sys, "stderr", Failing(KeyboardInterrupt())):
+        with mock.patch.object(sys, "stderr", FailingStream(KeyboardInterrupt())):
             self.assertEqual(main(["inspect", "x"]), 130)
 
     def test_run_as_a_script_it_exits_with_the_status_of_main(self) -> None:
@@ -3337,24 +3368,26 @@ COMMAND = (sys.executable, str(MODULE))
 class ProcessTest(unittest.TestCase):
     """What only a process of its own shows."""
 
-    def shell(self, redirection: str, *arguments: str) -> Result:
+    def run_redirected(self, redirection: str, *arguments: str) -> Result:
         script = f'"$@" {redirection}'
-        return process("/bin/sh", "-c", script, "sh", *COMMAND, *arguments)
+        return run_process("/bin/sh", "-c", script, "sh", *COMMAND, *arguments)
 
     def test_the_module_is_a_command_with_an_exit_status(self) -> None:
         for program in (COMMAND, (sys.executable, "-m", "twilio_capability")):
             with self.subTest(program=program):
                 before = int(time.time())
-                result = process(*program, "generate", "--incoming", "a")
+                result = run_process(*program, "generate", "--incoming", "a")
                 status, output, errors = result
                 self.assertEqual((status, errors), (0, ""))
                 self.assertRegex(output, r"\A[\w-]+\.[\w-]+\.[\w-]+\n\Z")
                 exp = verify_token(output.strip(), AUTH_TOKEN)["exp"]
                 self.assertTrue(before + 3600 <= exp <= time.time() + 3600)
-        self.assertEqual(process(*COMMAND, "verify", "x"), run("verify", "x"))
+        self.assertEqual(run_process(*COMMAND, "verify", "x"), run_main("verify", "x"))
 
     def test_a_closed_stream_is_no_traceback(self) -> None:
-        self.assertEqual(self.shell("2>&-", "generate", "--ttl", "0"), (2, "", ""))
+        self.assertEqual(
+            self.run_redirected("2>&-", "generate", "--ttl", "0"), (2, "", "")
+        )
         for redirection, arguments, reason in (
             (">&-", "generate --incoming a", "cannot write: the stream is closed"),
             ("<&- >&-", "verify", "standard input"),
@@ -3362,24 +3395,25 @@ class ProcessTest(unittest.TestCase):
             ("0>/dev/null", "verify", "standard input"),
         ):
             with self.subTest(redirection):
-                result = self.shell(redirection, *arguments.split())
+                result = self.run_redirected(redirection, *arguments.split())
                 assert_failed(self, result, 1, reason)
 
     def test_the_end_of_a_pipe_is_no_traceback(self) -> None:
-        for arguments in (["inspect", alice().generate_token()], ["--help"]):
+        token = capability_of_alice().generate_token()
+        for arguments in (["inspect", token], ["--help"]):
             with self.subTest(arguments=arguments):
                 read, write = os.pipe()
                 os.close(read)
                 with open(write, "wb") as pipe:
-                    result = process(*COMMAND, *arguments, stdout=pipe)
+                    result = run_process(*COMMAND, *arguments, stdout=pipe)
                 self.assertEqual(result, (1, "", ""))
 
     @unittest.skipUnless(os.path.exists("/dev/full"), "needs /dev/full")
     def test_a_full_disk_is_an_error_of_one_line(self) -> None:
         with open("/dev/full", "wb") as full:
-            result = process(*COMMAND, "generate", "--incoming", "a", stdout=full)
+            result = run_process(*COMMAND, "generate", "--incoming", "a", stdout=full)
         assert_failed(self, result, 1, "No space left")
-        self.assertEqual(self.shell("2>/dev/full", "generate"), (2, "", ""))
+        self.assertEqual(self.run_redirected("2>/dev/full", "generate"), (2, "", ""))
 
 
 # ---- The README ----------------------------------------------------------------------
@@ -3407,10 +3441,10 @@ def bare_machine() -> Iterator[str]:
         yield folder
 
 
-def shell(commands: str, folder: str) -> Result:
+def run_shell(commands: str, folder: str) -> Result:
     path = {"PATH": folder + os.pathsep + os.environ["PATH"]}
     Path(folder, "block.sh").write_text(commands, encoding="utf-8")
-    return process("/bin/sh", "-eu", "block.sh", env=path, cwd=folder)
+    return run_process("/bin/sh", "-eu", "block.sh", env=path, cwd=folder)
 
 
 def abbreviated(text: str) -> str:
@@ -3464,7 +3498,7 @@ class ReadmeTest(unittest.TestCase):
                 if block.text.strip() == TEST_COMMAND:
                     continue
                 with self.subTest(block=block.text):
-                    done = shell(block.text, folder)
+                    done = run_shell(block.text, folder)
                     self.assertEqual((done.status, done.errors), (0, ""))
                     self.assertEqual(abbreviated(done.output), block.shown)
         self.assertGreater(len(blocks), 4)
@@ -3478,21 +3512,21 @@ class ReadmeTest(unittest.TestCase):
             "print(verify_token(capability.generate_token(), 'secret')['iss'])\n"
         )
         with bare_machine() as folder:
-            shell(readme_block("sh", "sed ").text, folder)
+            run_shell(readme_block("sh", "sed ").text, folder)
             least = Path(folder, "least")
             (least / "script.py").write_text(script, encoding="utf-8")
-            done = process(sys.executable, "-S", "script.py", cwd=str(least))
+            done = run_process(sys.executable, "-S", "script.py", cwd=str(least))
         self.assertEqual(done, (0, "AC123123\n", ""))
 
     @unittest.skipIf(os.name == "nt", "the README's commands are for a POSIX shell")
     def test_the_command_as_one_file_keeps_the_exit_status(self) -> None:
         token = Capability("AC123123", "secret").generate_token()
         with bare_machine() as folder:
-            shell(readme_block("sh", "zipapp").text, folder)
+            run_shell(readme_block("sh", "zipapp").text, folder)
             command = [sys.executable, "-S", "twilio-capability.pyz"]
             for secret, status in (("secret", 0), ("another", 1)):
                 env = {"TWILIO_AUTH_TOKEN": secret}
-                done = process(*command, "verify", token, env=env, cwd=folder)
+                done = run_process(*command, "verify", token, env=env, cwd=folder)
                 self.assertEqual(done.status, status, done.errors)
 
     def test_the_python_blocks_print_what_they_show(self) -> None:
@@ -3501,7 +3535,7 @@ class ReadmeTest(unittest.TestCase):
                 continue
             with self.subTest(block=block.text):
                 output = io.StringIO()
-                with contextlib.redirect_stdout(output), clock(NOW):
+                with contextlib.redirect_stdout(output), clock_at(NOW):
                     exec(compile(block.text, "README.md", "exec"), {"__name__": "md"})
                 self.assertEqual(output.getvalue(), block.shown)
 
@@ -3602,7 +3636,7 @@ class ReadmeNameInTest(unittest.TestCase):
 
     def test_not_where_another_library_gave_none(self) -> None:
         claims = {"iss": "SK123123", "exp": NOW + 60, "grants": {"voice": {}}}
-        with clock(NOW):
+        with clock_at(NOW):
             self.assertIsNone(self.name_in(mint(claims), "secret"))
 
 
@@ -3789,7 +3823,7 @@ class InteropTest(unittest.TestCase):
         self.jwk = importlib.import_module("joserfc.jwk")
 
     def ours(self) -> list[str]:
-        capability = alice(auth_token=self.SECRET)
+        capability = capability_of_alice(auth_token=self.SECRET)
         access_token = capability.generate_access_token("SK123123", self.SECRET)
         capability.allow_event_stream({"a b": "~ë&"})
         return [capability.generate_token(), access_token]
@@ -3839,12 +3873,12 @@ class InteropTest(unittest.TestCase):
         theirs.allow_event_stream(x="1 2")
         params = {"Foo": "Bar", "a b": "~ë&"}
         calls = [(INCOMING, "Alice"), (OUTGOING, "AP123123", params)]
-        ours = allowed(*calls, sid="AC123123", auth_token=self.SECRET)
+        ours = capability_with(*calls, sid="AC123123", auth_token=self.SECRET)
         ours.allow_event_stream({"x": "1 2"})
         token = ours.generate_token(600)
         now = time.time()
-        theirs_mean = meaning(theirs.to_jwt(), self.SECRET, now)
-        self.assertEqual(theirs_mean, meaning(token, self.SECRET, now))
+        theirs_mean = scopes_of(theirs.to_jwt(), self.SECRET, now)
+        self.assertEqual(theirs_mean, scopes_of(token, self.SECRET, now))
         read = client.ClientCapabilityToken.from_jwt(token, self.SECRET)
         self.assertEqual(read.payload["iss"], "AC123123")
 
@@ -3867,7 +3901,7 @@ class InteropTest(unittest.TestCase):
                 token = theirs.to_jwt()
                 claims = verify_token(token, self.SECRET)
                 calls = [(INCOMING, "Alice"), (OUTGOING, "AP123123", params)]
-                ours = allowed(*calls, sid="AC123123")
+                ours = capability_with(*calls, sid="AC123123")
                 sign = partial(ours.generate_access_token, "SK123123", self.SECRET, 600)
                 options = {"push_credential_sid": credential, "region": region}
                 made = sign(now=claims.pop("nbf"), **options)
