@@ -579,7 +579,8 @@ def assert_failed(
     test.assertRegex(result.errors, r"\Atwilio-capability: [^\n]*\n\Z")
     test.assertRegex(result.errors, reason)
     for secret in ("s3cr3t", "AC123123", "SK123123", "AP123123"):
-        test.assertNotIn(secret, result.errors)
+        with test.subTest(secret=secret):
+            test.assertNotIn(secret, result.errors)
 
 
 README = HERE / "README.md"
@@ -904,9 +905,10 @@ class AccessTokenTest(unittest.TestCase):
             ("event stream", [incoming_alice, (EVENTS, {"a": "b"})], None),
         ]
         for reason, calls, identity in cases:
-            device = capability_with(*calls)
-            with self.subTest(calls=calls), self.assertRaisesRegex(ValueError, reason):
-                self.claims(device, identity=identity)
+            with self.subTest(calls=calls, identity=identity):
+                device = capability_with(*calls)
+                with self.assertRaisesRegex(ValueError, reason):
+                    self.claims(device, identity=identity)
 
 
 # ---- Capability: its arguments, and those of all that follows ------------------------
@@ -1325,7 +1327,8 @@ class ArgumentsTest(unittest.TestCase):
                 self.assert_refused(TypeError, argument, call, bad)
             for bad in (-1, -0.5, NAN, INFINITY, -INFINITY, *too_much):
                 self.assert_refused(ValueError, argument, call, bad)
-            call(0)
+            with self.subTest(argument=argument, given=0):
+                call(0)
         for argument, call in calls[:4]:
             self.assert_refused(ValueError, argument, call, 2**53 - 86399)
         self.assert_refused(TypeError, *calls[4], None)
@@ -1389,7 +1392,8 @@ class SecretsTest(unittest.TestCase):
 
     def assert_clean(self, text: str) -> None:
         for secret in (self.SID, self.SECRET, self.APP, self.KEY):
-            self.assertNotIn(secret[2:], text)
+            with self.subTest(secret=secret):
+                self.assertNotIn(secret[2:], text)
 
     def assert_discreet(self, argument: str, call: Call, *given: Any) -> None:
         """The error names the argument, and nothing of it shows what was given."""
@@ -1451,20 +1455,20 @@ class SecretsTest(unittest.TestCase):
             frames = list(frames_of(error))
             self.assertNotEqual(frames, [])
             for text in texts:
-                self.assertNotIn(text, repr(frames))
+                with self.subTest(text=text):
+                    self.assertNotIn(text, repr(frames))
         self.assertIsNotNone(error)
 
     def test_no_frame_holds_them_when_signing_is_cut_short(self) -> None:
         token = Capability("AC1", self.SECRET).generate_token()
         with mock.patch.object(hmac, "digest", side_effect=MemoryError):
-            for call in (
-                Capability("AC1", self.SECRET).generate_token,
-                partial(
-                    capability_of_alice().generate_access_token, "SK1", self.SECRET
-                ),
-                partial(verify_token, token, self.SECRET),
+            device, other = Capability("AC1", self.SECRET), capability_of_alice()
+            for name, call in (
+                ("capability", device.generate_token),
+                ("access", partial(other.generate_access_token, "SK1", self.SECRET)),
+                ("verify", partial(verify_token, token, self.SECRET)),
             ):
-                with self.subTest(call=call.__class__):
+                with self.subTest(name):
                     self.assert_hidden(call, self.SECRET)
 
     def test_no_frame_holds_them_when_a_token_is_at_fault(self) -> None:
@@ -1697,9 +1701,11 @@ class VerifyTokenTest(unittest.TestCase):
         verify_token(longest, "secret", now=NOW)
         inspect_token(longest)
         for token in (mint(GOOD + " " * 49074), "." * 65537, "é" * 65537):
-            self.assert_invalid(token, "at most 65536 characters")
-            with self.assertRaisesRegex(InvalidTokenError, "at most 65536 characters"):
-                inspect_token(token)
+            with self.subTest(start=token[:9]):
+                too_long = "at most 65536 characters"
+                self.assert_invalid(token, too_long)
+                with self.assertRaisesRegex(InvalidTokenError, too_long):
+                    inspect_token(token)
 
     def test_nothing_is_decoded_before_the_signature_is_right(self) -> None:
         for token in ("!.!.!", mint("no JSON").replace(".", ".A", 1), mint(DEEP)[:-1]):
@@ -1868,7 +1874,8 @@ class ScopeURITest(unittest.TestCase):
                 with contextlib.suppress(ValueError):
                     call(character)
                     taken.append(character)
-            self.assertEqual(taken, sorted(LETTERS_AND_DIGITS + "_.-"), argument)
+            with self.subTest(argument):
+                self.assertEqual(taken, sorted(LETTERS_AND_DIGITS + "_.-"))
             for bad in ("", "a b", "a~", "a:b", "a?b", "a\n", "\na", "a\ud800"):
                 with self.subTest(argument, bad=bad):
                     message = f"{argument} must match .* such as client:incoming"
@@ -2708,9 +2715,10 @@ class ProblemsTest(unittest.TestCase):
                 sids = [prefix + first, prefix + last]
                 tokens = [good_token(kind, {place: sid}) for sid in sids]
                 good += [character for token in tokens if not places_and_codes(token)]
-            self.assertEqual(good, sorted(string.hexdigits * 2), place)
-            fine = prefix + string.hexdigits + "0" * 10
-            self.assertEqual(problem_places(good_token(kind, {place: fine})), [])
+            with self.subTest(kind=kind, place=place):
+                self.assertEqual(good, sorted(string.hexdigits * 2))
+                fine = prefix + string.hexdigits + "0" * 10
+                self.assertEqual(problem_places(good_token(kind, {place: fine})), [])
             for bad in (prefix.lower() + "0" * 32, prefix + "0" * 32 + "\n"):
                 with self.subTest(kind=kind, place=place, bad=bad):
                     self.assertEqual(
@@ -2890,7 +2898,8 @@ class ModuleTest(unittest.TestCase):
     @unittest.skipIf(sys.flags.optimize > 1, "python -OO drops docstrings")
     def test_what_is_public_has_a_docstring(self) -> None:
         for name in [*twilio_capability.__all__, "main"]:
-            self.assertTrue(getattr(twilio_capability, name).__doc__, name)
+            with self.subTest(name):
+                self.assertTrue(getattr(twilio_capability, name).__doc__)
 
     @unittest.skipIf(sys.version_info < (3, 10), "str | None cannot be evaluated")
     def test_every_annotation_means_something(self) -> None:
@@ -2906,8 +2915,8 @@ class ModuleTest(unittest.TestCase):
             for member in members:
                 function = getattr(member, "__func__", member)
                 if inspect.isfunction(function):
-                    hints = typing.get_type_hints(function, namespace)
-                    self.assertTrue(hints, function)
+                    with self.subTest(function.__qualname__):
+                        self.assertTrue(typing.get_type_hints(function, namespace))
 
 
 # ---- The command line ----------------------------------------------------------------
@@ -2941,11 +2950,11 @@ class CommandLineTest(unittest.TestCase):
     def assert_fails(
         self, status: int, reason: str, *given: str, **options: Any
     ) -> None:
-        with self.subTest(given=given):
+        with self.subTest(given=given, **options):
             assert_failed(self, run_main(*given, **options), status, reason)
 
     def assert_prints(self, text: str, *given: str, **options: Any) -> None:
-        with self.subTest(given=given):
+        with self.subTest(given=given, **options):
             self.assertEqual(run_main(*given, **options), (0, text + "\n", ""))
 
     def test_generate_prints_the_token_and_a_newline(self) -> None:
@@ -3186,9 +3195,11 @@ class CommandLineTest(unittest.TestCase):
                 status, output, _ = run_main("verify", token, env=env)
                 self.assertEqual((status, json.loads(output)["problems"]), (0, lines))
         for issuer, subject in (("SK1", 1), ("SA" + "0" * 32, REAL_APP)):
-            claims = {"iss": issuer, "sub": subject, "exp": NOW + 1}
-            token = mint({**claims, "grants": {}}, API_SECRET)
-            self.assertNotIn("is not the", run_main("verify", token, env=other).output)
+            with self.subTest(issuer=issuer, subject=subject):
+                claims = {"iss": issuer, "sub": subject, "exp": NOW + 1}
+                token = mint({**claims, "grants": {}}, API_SECRET)
+                output = run_main("verify", token, env=other).output
+                self.assertNotIn("is not the", output)
 
     def test_the_name_of_a_file_is_told_how_to_be_read(self) -> None:
         for command in ("verify", "inspect"):
@@ -3525,9 +3536,10 @@ class ReadmeTest(unittest.TestCase):
             run_shell(readme_block("sh", "zipapp").text, folder)
             command = [sys.executable, "-S", "twilio-capability.pyz"]
             for secret, status in (("secret", 0), ("another", 1)):
-                env = {"TWILIO_AUTH_TOKEN": secret}
-                done = run_process(*command, "verify", token, env=env, cwd=folder)
-                self.assertEqual(done.status, status, done.errors)
+                with self.subTest(secret=secret):
+                    env = {"TWILIO_AUTH_TOKEN": secret}
+                    done = run_process(*command, "verify", token, env=env, cwd=folder)
+                    self.assertEqual(done.status, status, done.errors)
 
     def test_the_python_blocks_print_what_they_show(self) -> None:
         for block in readme_blocks():
@@ -3592,7 +3604,8 @@ class ReadmeTokenForTest(unittest.TestCase):
 
     def test_an_id_of_forty_bytes_always_fits(self) -> None:
         for user_id in ("_" * 40, "ж" * 20, "\N{SNOWMAN}" * 13):
-            self.assertLessEqual(len(self.token_for(user_id)["identity"]), 121)
+            with self.subTest(user_id=user_id):
+                self.assertLessEqual(len(self.token_for(user_id)["identity"]), 121)
 
     def test_an_address_of_21_cyrillic_letters_does_not_fit(self) -> None:
         with self.assertRaisesRegex(ValueError, "121"):
@@ -3667,10 +3680,12 @@ class ReadmeVoiceURLTest(unittest.TestCase):
         self.calls = readme_module("calls")
 
     def test_a_request_of_twilio_is_known_by_its_signature(self) -> None:
+        is_from_twilio = self.calls.is_from_twilio
         for fields in itertools.permutations(SIGNED_FORM.items()):
-            self.assertTrue(
-                self.calls.is_from_twilio(SIGNED_URL, fields, SIGNATURE, SIGNING_TOKEN)
-            )
+            with self.subTest(fields=fields):
+                self.assertTrue(
+                    is_from_twilio(SIGNED_URL, fields, SIGNATURE, SIGNING_TOKEN)
+                )
 
     def test_any_other_request_is_not(self) -> None:
         form = SIGNED_FORM
