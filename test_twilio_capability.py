@@ -2852,7 +2852,8 @@ class LineTest(unittest.TestCase):
         self.assertLess({"inspect_token", "main", "os", "sys"}, below)
         names: set[str] = set()
         for node in ast.walk(ast.parse(self.above)):
-            names.update(str(value) for _, value in ast.iter_fields(node))
+            fields = [value for _, value in ast.iter_fields(node)]
+            names.update(value for value in fields if isinstance(value, str))
         self.assertEqual(names & below, set())
 
 
