@@ -1374,14 +1374,14 @@ class ArgumentsTest(unittest.TestCase):
 
 
 def frames_of(error: BaseException | None) -> Iterator[dict[str, Any]]:
-    """The locals of the module's frames that an error shows, those of `secret` aside.
+    """The locals of the module's frames that an error shows, without two names.
 
-    Error trackers send them along, and hide what has that name.
+    Error trackers send them along, and hide what is called secret or token.
     """
     while error is not None:
         for frame, _ in traceback.walk_tb(error.__traceback__):
             if frame.f_globals is vars(twilio_capability):
-                yield {**frame.f_locals, "secret": "hidden"}
+                yield {**frame.f_locals, "secret": "hidden", "token": "hidden"}
         error = error.__cause__ or error.__context__
 
 
@@ -1484,12 +1484,16 @@ class SecretsTest(unittest.TestCase):
         faulty += [mint(claims, secret, header) for header in ("[]", '{"alg":"none"}')]
         for token in faulty:
             with self.subTest(token=token):
-                # What would make a forged token a good one is not there either.
+                # Nor what would make a forged token a good one, nor a live token's
+                # signature: a bad secret may be a good one and its line break.
                 right = signed(token.rpartition(".")[0], secret).rpartition(".")[2]
-                hidden = [secret] if token.endswith(right) else [secret, right]
-                self.assert_hidden(
-                    partial(verify_token, token, secret, now=NOW), *hidden
-                )
+                given = token.rpartition(".")[2]
+                hidden = [text for text in (secret, right, given) if len(text) > 9]
+                for bad_secret in (secret, secret + "\n"):
+                    check = partial(verify_token, token, bad_secret, now=NOW)
+                    self.assert_hidden(check, *hidden)
+        check = partial(verify_token, good, secret, leeway=-1)
+        self.assert_hidden(check, secret, good.rpartition(".")[2])
 
     def test_no_frame_holds_them_when_another_argument_is_at_fault(self) -> None:
         secret, app = self.SECRET, self.APP

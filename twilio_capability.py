@@ -479,8 +479,9 @@ def verify_token(
     """
     # The other arguments are checked before the signature is judged, so that a caller's
     # own mistake is not taken for a forgery.
-    header, payload, signature = _segments(token)
-    is_signed = _is_authentic(header + b"." + payload, signature, secret)
+    token = _check_segments(token)
+    signing_input = token[: token.rindex(".")].encode()
+    is_signed = _is_authentic(token, signing_input, _check_secret("secret", secret))
     leeway = _check_seconds("leeway", leeway, _MAX_EXACT_INT)
     now = _check_now(now)
 
@@ -492,21 +493,22 @@ def verify_token(
         )
 
     # A header that is ours to the byte need not be decoded.
-    if header != _CAPABILITY_HEADER:
+    header, _, payload = signing_input.partition(b".")
+    if header not in _OUR_HEADERS:
         _check_header(_json_object("header", header))
     claims = _json_object("payload", payload)
     _check_claims(claims, leeway, now)
     return claims
 
 
-def _is_authentic(signing_input: bytes, signature: bytes, secret: str) -> bool:
+def _is_authentic(token: str, signing_input: bytes, secret: bytes) -> bool:
     """Compare the base64url text, not its bytes, so that it has only one spelling.
 
     This is a function of its own so that the right signature is gone before an error is
     raised: error trackers send the local variables of each frame along.
     """
-    right = _signature(signing_input, _check_secret("secret", secret))
-    return hmac.compare_digest(right, signature)
+    right = _signature(signing_input, secret)
+    return hmac.compare_digest(right, token[len(signing_input) + 1 :].encode())
 
 
 def _check_header(header: dict[str, Any]) -> None:
@@ -576,28 +578,30 @@ def _signature(signing_input: bytes, secret: bytes) -> bytes:
 def _make_token(header: bytes, payload: str, secret: bytes) -> str:
     """Return the token made of an encoded header and a payload in JSON."""
     signing_input = header + b"." + _base64url(payload.encode())
-    return (signing_input + b"." + _signature(signing_input, secret)).decode()
+    token = signing_input + b"." + _signature(signing_input, secret)
+    return token.decode()
 
 
 def _check_token(token: str) -> str:
     """Return `token`, a str that is short enough to be read at once."""
-    text: str = _check_type("token", token, str)
-    if len(text) > _MAX_TEXT:
+    token = _check_type("token", token, str)
+    if len(token) > _MAX_TEXT:
         raise InvalidTokenError(
             f"token must be at most {_MAX_TEXT} characters, and Twilio's are shorter"
         )
-    return text
+    return token
 
 
-def _segments(token: str) -> list[bytes]:
-    """Return the encoded header, payload and signature."""
+def _check_segments(token: str) -> str:
+    """Return `token`, which must have a header, a payload and a signature.
+
+    Only the caller takes it apart, and keeps no signature: error trackers hide a local
+    variable `token`, but no other.
+    """
     token = _check_token(token)
-    if token.isascii() and token.count(".") == 2:
-        return token.encode().split(b".")
-
-    # No piece of the text is kept in a variable: it may be the secret, given in place
-    # of the token.
-    raise InvalidTokenError("token must be three segments of ASCII, joined by dots")
+    if not token.isascii() or token.count(".") != 2:
+        raise InvalidTokenError("token must be three segments of ASCII, joined by dots")
+    return token
 
 
 def _json_object(part: str, segment: bytes) -> dict[str, Any]:
@@ -636,6 +640,8 @@ _JSON = json.JSONDecoder(
 _to_json = json.JSONEncoder(separators=(",", ":")).encode
 
 _CAPABILITY_HEADER = _base64url(b'{"typ":"JWT","alg":"HS256"}')
+_ACCESS_HEADER = _base64url(b'{"typ":"JWT","alg":"HS256","cty":"twilio-fpa;v=1"}')
+_OUR_HEADERS = (_CAPABILITY_HEADER, _ACCESS_HEADER)
 
 
 # ---- Scope URIs (form-encoded, as by PHP's http_build_query) -------------------------
@@ -985,7 +991,7 @@ def inspect_token(token: str, *, now: float | None = None) -> dict[str, Any]:
     disguise = _disguise(token)
     if disguise:
         raise InvalidTokenError(f"token must be a bare JWT: {disguise}")
-    segments = _segments(token)
+    segments = _check_segments(token).encode().split(b".")
     header = _json_object("header", segments[0])
     claims = _json_object("payload", segments[1])
     if _is_deep(header) or _is_deep(claims):
