@@ -706,6 +706,29 @@ class CapabilityTokenTest(unittest.TestCase):
         with self.assertRaisesRegex(ValueError, "auth_token must be given"):
             Capability("AC1").generate_token()
 
+    def test_it_is_at_most_65536_characters(self) -> None:
+        longest = capability_with((EVENTS, {"a": "b" * 48988}), auth_token="secret")
+        token = longest.generate_token(now=NOW)
+        self.assertEqual(len(token), 65536)
+        verify_token(token, "secret", now=NOW)
+        message = (
+            "a token must be at most 65536 characters: give fewer params, filters or "
+            "permissions, which make this one longer"
+        )
+        devices = [
+            capability_with((EVENTS, {"a": "b" * 48989})),
+            capability_with((OUTGOING, "AP1", {"a": "b" * 60000})),
+            capability_with(*[(INCOMING, "a")] * 2000),
+        ]
+        for device in devices:
+            with self.subTest(device=device):
+                with self.assertRaises(ValueError) as caught:
+                    device.generate_token(now=NOW)
+                self.assertEqual(str(caught.exception), message)
+        with self.assertRaises(ValueError) as caught:
+            devices[1].generate_access_token("SK1", "k", identity="a")
+        self.assertEqual(str(caught.exception), message)
+
     def test_params_are_copied(self) -> None:
         params: dict[str, str | int] = {"Foo": "Bar"}
         capability = capability_with((INCOMING, "a"), (OUTGOING, "AP1", params))

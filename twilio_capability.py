@@ -579,6 +579,11 @@ def _make_token(header: bytes, payload: str, secret: bytes) -> str:
     """Return the token made of an encoded header and a payload in JSON."""
     signing_input = header + b"." + _base64url(payload.encode())
     token = signing_input + b"." + _signature(signing_input, secret)
+    if len(token) > _MAX_TEXT:
+        raise ValueError(
+            f"a token must be at most {_MAX_TEXT} characters: give fewer params, filters "
+            "or permissions, which make this one longer"
+        )
     return token.decode()
 
 
