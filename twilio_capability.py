@@ -51,14 +51,16 @@ if TYPE_CHECKING:
 _DEFAULT_TTL = 3600  # seconds, as in Twilio's own libraries
 _MAX_TTL = 86400  # seconds: Twilio refuses a longer life (errors 31207, 20157)
 
-# The SIDs that a token has, by their first two letters, and whose they are.
+# The SIDs that a token has, by their first two letters, and whose they are. Twilio's
+# have 32 hex digits behind those; documentation and tests use shorter ones.
 _SID_OWNERS = {
-    "AC": "the account's",
-    "AP": "the TwiML app's",
-    "CR": "the push credential's",
-    "SK": "the API key's",
+    "AC": "an account's",
+    "AP": "a TwiML app's",
+    "CR": "a push credential's",
+    "SK": "an API key's",
 }
-_SECRET_LENGTH = 32  # of an auth token and an API secret; a SID has two more
+_HEX = "[0-9A-Fa-f]{32}"
+_AUTH_TOKEN = "[0-9a-f]{32}"
 
 # The header's cty, in an access token alone: Twilio's page "Access Tokens".
 _ACCESS_TYPE = "twilio-fpa;v=1"
@@ -70,8 +72,10 @@ _REGION = "[a-z]{2}[0-9]"
 # promise the first alphabet. Its servers refuse anything outside the second, which is
 # printable ASCII without the space, delims and unwise characters of RFC 2396, section
 # 2.4.3 (error 31105).
-_CLIENT_NAME = re.compile("[A-Za-z0-9_]+")
-_LENIENT_NAME = re.compile(r"[A-Za-z0-9_!$&'()*+,\-./:;=?@~]+")
+_NAME_ALPHABET = "A-Za-z0-9_"
+_LENIENT_ALPHABET = "A-Za-z0-9_!$&'()*+,./:;=?@~-"
+_CLIENT_NAME = re.compile(f"[{_NAME_ALPHABET}]+")
+_LENIENT_NAME = re.compile(f"[{_LENIENT_ALPHABET}]+")
 _MAX_CLIENT_NAME = 256  # error 31105
 _MAX_IDENTITY = 121  # in access tokens: "Voice JavaScript SDK: Twilio.Device"
 
@@ -93,6 +97,8 @@ _MAX_TEXT = 65536
 # Integers up to here are exact in a float, and so in every JSON reader (RFC 8259,
 # section 6).
 _MAX_EXACT_INT = 2**53
+
+_SURROGATE = re.compile("[\ud800-\udfff]")  # one that stands alone is no UTF-8
 
 
 # ---- Errors --------------------------------------------------------------------------
@@ -140,20 +146,20 @@ class Capability:
         *,
         lenient_names: bool = False,
     ) -> None:
-        secret = auth_token
-        del auth_token  # so that no error shows it, see _check_secret
-        swapped_with = "auth_token" if secret is not None else ""
-        self._account_sid = _check_sid("account_sid", account_sid, "AC", swapped_with)
+        # If they were swapped, either is the secret: for its name see _check_secret.
+        secret = (account_sid, auth_token)
+        del account_sid, auth_token
+        self._account_sid = _check_sid("account_sid", secret[0], "AC")
         self._lenient_names: bool = _check_type("lenient_names", lenient_names, bool)
 
         self._key: bytes | None = None
-        if secret is not None:
-            self._key = _check_secret("auth_token", secret)
+        if secret[1] is not None:
+            self._key = _check_secret("auth_token", secret[1])
 
         # What was allowed, call by call: scope, scope URI, and what an access token
-        # grants for it. A call makes a new tuple, so that a copy of the object goes its
-        # own way. Whoever changes what is in it changes the attribute's name, too: then
-        # a pickle of an older version raises when it is used.
+        # grants for it. Each call makes a new tuple, so that a copy of this object does
+        # not change with it. If other things are to stand in it, rename the attribute:
+        # then a pickle of an older version raises, and does not sign something else.
         self._allowed: tuple[tuple[str, str, Any], ...] = ()
 
     def __repr__(self) -> str:
@@ -183,7 +189,9 @@ class Capability:
         `application_sid` is ``AP`` and one or more of ``A-Za-z0-9``. Twilio sends
         `params`, which map str to str or int, to the application with each call.
         """
-        application_sid = _check_sid("application_sid", application_sid, "AP")
+        secret = application_sid  # in case that it is one
+        del application_sid
+        application_sid = _check_sid("application_sid", secret, "AP")
         params = _check_params("params", params, str, int)
 
         application: dict[str, Any] = {"application_sid": application_sid}
@@ -275,16 +283,18 @@ class Capability:
         >>> verify_token(token, "secret")["grants"]
         {'identity': 'Alice', 'voice': {}}
         """
-        secret = api_key_secret
-        del api_key_secret  # so that no error shows it, see _check_secret
-        api_key_sid = _check_sid("api_key_sid", api_key_sid, "SK", "its secret")
+        # Any of them may be the secret: see _check_secret.
+        secret = (api_key_sid, api_key_secret, push_credential_sid)
+        del api_key_sid, api_key_secret, push_credential_sid
+        api_key_sid = _check_sid("api_key_sid", secret[0], "SK")
         ttl = _check_ttl(ttl)
         issued = _check_now(now)
 
-        header = {"typ": "JWT", "alg": "HS256", "cty": _ACCESS_TYPE}
+        header = _ACCESS_HEADER
         if region is not None:
-            hint = "such as us1, ie1 or au1"
-            header["twr"] = _check_match("region", region, _REGION, hint)
+            region = _check_match("region", region, _REGION, "such as us1, ie1 or au1")
+            fields = {"typ": "JWT", "alg": "HS256", "cty": _ACCESS_TYPE, "twr": region}
+            header = _base64url(_to_json(fields).encode())
 
         # Twilio's guide "Migrate Capability Tokens to Access Tokens" maps the terms.
         if self._granted(_SUBSCRIBE):
@@ -297,9 +307,9 @@ class Capability:
             voice["incoming"] = {"allow": True}
         if self._granted(_OUTGOING):
             voice["outgoing"] = self._only_application()
-        if push_credential_sid is not None:
+        if secret[2] is not None:
             voice["push_credential_sid"] = _check_sid(
-                "push_credential_sid", push_credential_sid, "CR"
+                "push_credential_sid", secret[2], "CR"
             )
 
         payload = {
@@ -310,10 +320,21 @@ class Capability:
             "grants": {"identity": self._only_name(identity), "voice": voice},
         }
         return _make_token(
-            _base64url(_to_json(header).encode()),
+            header,
             _to_json(payload),
-            _check_secret("api_key_secret", secret),
+            self._check_api_key_secret(secret[1]),
         )
+
+    def _check_api_key_secret(self, secret: Any) -> bytes:
+        """Return the key for HMAC that is made from an API key's secret."""
+        secret = _check_secret("api_key_secret", secret)
+        # People's tests use one short text for both.
+        if secret == self._key and re.fullmatch(_AUTH_TOKEN, secret.decode()):
+            raise ValueError(
+                "api_key_secret must not be the auth_token: make an API key, and give "
+                "its secret"
+            )
+        return bytes(secret)
 
     def _granted(self, scope: str) -> list[Any]:
         """Return what an access token grants for each call that allowed `scope`."""
@@ -324,8 +345,8 @@ class Capability:
         names = set(self._granted(_INCOMING))
         if any(len(name) > _MAX_IDENTITY for name in names):
             raise ValueError(
-                f"client_name must be 1 to {_MAX_IDENTITY} characters long in an "
-                "access token"
+                f"client_name must be 1 to {_MAX_IDENTITY} characters in an access "
+                "token: take a shorter one"
             )
         if identity is not None:
             names.add(
@@ -423,29 +444,44 @@ def decode_client_name(name: str) -> str:
 def _check_name(argument: str, value: str, most: int, lenient: bool) -> str:
     """Return `value`, a client name of at most `most` characters."""
     name: str = _check_type(argument, value, str)
-    allowed = _LENIENT_NAME if lenient else _CLIENT_NAME
-    if 1 <= len(name) <= most and allowed.fullmatch(name):
-        return name
+    fault = _name_fault(name, most, lenient)
+    if fault:
+        raise ValueError(f"{argument} {fault}")
+    return name
 
-    if name.startswith("client:"):
-        raise ValueError(
-            f"{argument} must be without client:, which Twilio puts there itself: "
-            "leave it out"
-        )
-    if not 1 <= len(name) <= most:
-        raise ValueError(f"{argument} must be 1 to {most} characters long")
 
-    if name[0] == " ":
-        raise ValueError(
-            f"{argument} must not begin with a space: was a + in it not encoded?"
-        )
+def _name_fault(name: str, most: int, lenient: bool) -> str:
+    """Return what is wrong with a client name, or an empty str.
 
-    message = f"{argument} must match {allowed.pattern}"
+    What it means is not asked: somebody may be called None.
+    """
+    what = ""
+    if len(name) == 34 or name.startswith("client:"):
+        what = _look(name, "name")
+    alphabet = _LENIENT_NAME if lenient else _CLIENT_NAME
+    if not what and 1 <= len(name) <= most and alphabet.fullmatch(name):
+        return ""
+
+    characters = _LENIENT_ALPHABET if lenient else _NAME_ALPHABET
+    return f"must be 1 to {most} of {characters}: " + (what or _name_hint(name, most))
+
+
+def _name_hint(name: str, most: int) -> str:
+    """Return the ways out for a name that is too long or has other characters."""
+    if len(name) > most:
+        return "it is too long, take a shorter one"
+    is_plus_lost = " " in name.rstrip()
+    what = "" if is_plus_lost else _look(name, "spelling")
+    if what:
+        return what
+
+    hints = []
     if not _SURROGATE.search(name) and len(_encoded_name(name)) <= most:
-        message += "; encode_client_name makes such a name of any text"
+        hints.append("encode_client_name makes such a name of any text")
     if _LENIENT_NAME.fullmatch(name):
-        message += "; lenient_names takes this one as it is"
-    raise ValueError(message)
+        hints.append("lenient_names takes this one as it is")
+    question = "was a + in it not encoded? " if is_plus_lost else ""
+    return question + ("; ".join(hints) or "take another one")
 
 
 def _encoded_name(text: str) -> str:
@@ -761,8 +797,6 @@ def _form_decoded(query: str) -> dict[str, str] | None:
 
 # ---- Arguments: each check returns the value to use ----------------------------------
 
-_SURROGATE = re.compile("[\ud800-\udfff]")  # one that stands alone is no UTF-8
-
 
 def _check_type(argument: str, value: object, *types: type) -> Any:
     """Return `value`, which must be of one of `types`, as just that type.
@@ -799,94 +833,61 @@ def _check_match(argument: str, value: str, pattern: str, hint: str) -> str:
     return text
 
 
-def _check_sid(argument: str, value: str, prefix: str, swapped_with: str = "") -> str:
-    """Return `value`, a SID of that prefix.
-
-    `swapped_with` names an argument with which it may have been swapped. Twilio's SIDs
-    have 32 hex digits behind the prefix, but documentation and tests use shorter ones,
-    so that only a report asks for real ones.
-    """
-    sid: str = _check_type(argument, value, str)
-    if sid.startswith(prefix) and sid.isascii() and sid.isalnum() and sid != prefix:
-        return sid
-    raise ValueError(
-        f"{argument} must be {prefix} and one or more of A-Za-z0-9: "
-        + _sid_hint(sid, prefix, swapped_with)
-    )
+def _check_sid(argument: str, secret: str, prefix: str) -> str:
+    """Return `secret`, which is a SID of that prefix, or else may be a secret."""
+    secret = _check_type(argument, secret, str)
+    fault = _sid_fault(secret, prefix)
+    if fault:
+        raise ValueError(f"{argument} {fault}")
+    return secret
 
 
-def _sid_hint(text: str, prefix: str, swapped_with: str) -> str:
-    """Return what was given in place of a SID, as far as that can be seen."""
-    way_out = f"give {_SID_OWNERS[prefix]} SID"
-    if prefix == "SK":
-        way_out = "make an API key, and give its SID"
-    if not text:
-        return f"it is empty; {way_out}"
-    if text != text.strip().strip("\ufeff"):
-        return "remove the white space (its line break?) or byte order mark at its ends"
-    if text[0] == text[-1] in "\"'":
-        return "remove the quotes around it"
-    if swapped_with and len(text) == _SECRET_LENGTH:
-        return f"was it swapped with {swapped_with}?"
-    if text[:2].upper() == prefix:
-        return "it is cut off, or has another character"
-    owner = _sid_owner(text)
-    if owner:
-        return f"this is {owner} SID; {way_out}"
-    return f"was it swapped with {swapped_with}?" if swapped_with else way_out
+def _sid_fault(sid: str, prefix: str, is_real: bool = False) -> str:
+    """Return what is wrong with a SID, which may have to be real, or an empty str."""
+    rule = "one or more of A-Za-z0-9"
+    if is_real:
+        rule = "32 hex digits"
+        if re.fullmatch(prefix + _HEX, sid):
+            return ""
+    elif sid[:2] == prefix and sid.isascii() and sid.isalnum() and sid != prefix:
+        return ""
 
-
-def _sid_owner(text: str) -> str:
-    """Return whose SID this is, or an empty str for what is no SID."""
-    is_word = text.isascii() and text.isalnum() and len(text) != _SECRET_LENGTH
-    if is_word and text[:2] in _SID_OWNERS:
-        return _SID_OWNERS[text[:2]]
-    if text[:2].isupper() and _is_real_sid(text, text[:2]):
-        return "something else's"
-    return ""
-
-
-def _is_real_sid(value: object, prefix: str) -> bool:
-    """Tell whether this is a SID of that prefix as Twilio makes it."""
-    return (
-        isinstance(value, str)
-        and len(value) == 34
-        and value.startswith(prefix)
-        and set(value[2:]) <= set("0123456789abcdefABCDEF")
-    )
+    fault = f"must be {_SID_OWNERS[prefix]} SID, {prefix} and {rule}"
+    what = _look(sid, "SID")
+    if sid[:2].upper() == prefix and what in ("", _is_sid_of(prefix)):
+        what = "it is cut off, or has characters that do not belong there"
+    return f"{fault}: {what}" if what else fault
 
 
 def _check_secret(argument: str, secret: str) -> bytes:
     """Return the key for HMAC that is made from `secret`, a non-empty str.
 
-    Here and in the callers it has no other name, nor has the key: error trackers send
-    local variables along, and hide those of that name.
+    Whatever is or may be a secret, and the key, has this name in every function whose
+    frame an error can show: error trackers send local variables along, and hide those
+    of that name.
     """
     secret = _check_type(argument, secret, str)
-    if not secret:
-        # An empty key signs, and verifies, anything.
-        raise ValueError(f"{argument} must not be empty")
-    if secret != secret.strip().strip("\ufeff"):
-        raise ValueError(
-            f"{argument} must not begin or end with white space or a byte order mark: "
-            "was it read with its line break?"
-        )
-    if secret[0] == secret[-1] in "\"'":
-        raise ValueError(
-            f"{argument} must not be in quotes: remove those at its ends, which an env "
-            "file may have kept"
-        )
-    # The length first, as looking further would take a tenth of verify_token's time.
-    if len(secret) == 34 and any(_is_real_sid(secret, kind) for kind in _SID_OWNERS):
-        raise ValueError(f"{argument} must not be a SID: was the SID given twice?")
+    fault = _secret_fault(secret)
+    if fault:
+        raise ValueError(f"{argument} {fault}")
+    return secret.encode()
+
+
+def _secret_fault(secret: str) -> str:
+    """Return what is wrong with an auth token or API secret, or an empty str."""
+    if (
+        not secret  # An empty key signs, and verifies, anything.
+        or secret != secret.strip().strip("\ufeff")
+        or secret[0] == secret[-1] in "\"'"
+        or (len(secret) == 34 and _look(secret, "secret"))
+    ):
+        return f"must be a secret as Twilio shows it: {_look(secret, 'secret')}"
     if "\0" in secret:
         # HMAC pads keys with NULs, so that a NUL alone would be the empty key.
-        raise ValueError(f"{argument} must not contain a NUL")
-    try:
-        return secret.encode()
-    except UnicodeEncodeError:
-        pass  # and raise outside, as this error holds the secret
-    raise ValueError(f"{argument} must be free of lone surrogates")
+        return "must not contain a NUL"
+    if not secret.isascii() and _SURROGATE.search(secret):
+        return "must be free of lone surrogates"
+    return ""
 
 
 def _check_params(argument: str, params: Any, *types: type) -> dict[str, Any]:
@@ -931,6 +932,91 @@ def _check_ttl(ttl: int) -> int:
     if not 1 <= seconds <= _MAX_TTL:
         raise ValueError(f"ttl must be 1 to {_MAX_TTL} seconds")
     return seconds
+
+
+# ---- What a text is that stands in the place of another ------------------------------
+
+
+def _look(text: str, place: str) -> str:
+    """Return what a text is, or what to do about it, or an empty str.
+
+    This is asked only when something is wrong, so its speed does not matter. `place`
+    is where the text stands: as a "SID", "token" or "secret"; as a client name, which
+    has three questions: "name", what none may be, "spelling", what else may be wrong
+    with its characters, and "identity", what it may mean in a report; or as a "param".
+    """
+    for places, pattern, words in _LOOKS:
+        if place in places.split() and re.fullmatch(pattern, text):
+            return words
+    return ""
+
+
+def _is_sid_of(prefix: str) -> str:
+    return f"it is {_SID_OWNERS[prefix]} SID"
+
+
+_IS_AUTH_TOKEN = "it looks like an auth token"
+_IS_API_SECRET = "it looks like an API key's secret"
+_IS_NO_VALUE = "it is what a program writes for no value"
+_IS_PLACEHOLDER = "it is a placeholder; put your own in"
+
+# JavaScript, Go, Swift and Objective-C write these, and nobody means them.
+_NO_VALUE = (
+    r"undefined|NaN|(?s:\[object .*)|<nil>|%!\w\(<nil>\)|Optional\(nil\)|<null>|"
+    r"\(null\)"
+)
+_NO_NAME = "null|NULL|None|nil"
+_NO_SID = (
+    "Null|Nil|NIL|none|nan|undef|nullptr|[Nn]othing|[Tt]rue|TRUE|[Ff]alse|FALSE"
+)  # fmt: skip
+
+# {{key}}, ${KEY}, #{key}, <%= key %>, {key} and %(key)s, and code that nobody has run.
+_TEMPLATE = (
+    r"(?s:\{\{.*\}\}|[$#]\{.*\}|<%.*%>)|\{[A-Za-z_][\w.]*\}|%\(\w+\)s|"
+    r"(process\.env|import\.meta\.env|os\.environ|os\.getenv|System\.getenv|"
+    r"Deno\.env|Environment\.GetEnvironmentVariable|\$_ENV|ENV|getenv|env)"
+    r"(?s:[.\[(].*)"
+)
+# your_api_key, <YOUR_KEY>, [api key], changeme, SKXXXX, SK..., $KEY, %KEY%, API_KEY
+_PLACEHOLDER = (
+    r"(?is:(your|insert|replace|enter|paste|put)[_ -].*)|(?i:change[_ -]?(me|this))|"
+    r"(?i:[<\[(][^<>()\[\]]{0,60}(your|token|key|sid|secret)[^<>()\[\]]{0,60}[>\])])|"
+    r"[A-Za-z]{2}([Xx]+|\*+|\.\.+)|\*+|\$\w+|%\w+%|[A-Z]+(_[A-Z]+)+"
+)
+
+# The places where it is asked, a pattern, and what the text is that fits it as a whole:
+# the first row that fits. Every pattern takes linear time, as texts may be long.
+_LOOKS = [
+    ("SID token secret spelling", "", "it is empty"),
+    (
+        "SID token secret spelling",
+        r"(?s:[\s\ufeff].*|.*[\s\ufeff])",
+        "remove the white space (its line break?) or byte order mark at its ends",
+    ),
+    (
+        "SID token secret spelling",
+        r"""(?s:"(.*")?|'(.*')?)""",
+        "remove the quotes around it",
+    ),
+    ("SID token identity param", _NO_VALUE, _IS_NO_VALUE),
+    ("SID token identity", _NO_NAME, _IS_NO_VALUE),
+    ("SID token", _NO_SID, _IS_NO_VALUE),
+    ("SID token param", _TEMPLATE, _IS_PLACEHOLDER),
+    ("SID token", _PLACEHOLDER, _IS_PLACEHOLDER),
+    ("name", "(?s:client:.*)", "leave out client:, which Twilio puts there itself"),
+    ("name", f"(AP|CR|SK){_HEX}", "it is a SID, meant for another place"),
+    # What has 32 characters is a secret, with whatever letters it begins.
+    *[
+        ("SID", rf"(?!.{{32}}\Z){prefix}[A-Za-z0-9]+", _is_sid_of(prefix))
+        for prefix in _SID_OWNERS
+    ],
+    *[("token secret", prefix + _HEX, _is_sid_of(prefix)) for prefix in _SID_OWNERS],
+    ("SID token", f"[A-Z]{{2}}{_HEX}", "it is a SID of another kind"),
+    ("SID token", _AUTH_TOKEN, _IS_AUTH_TOKEN),
+    ("SID token", "[A-Za-z0-9]{32}", _IS_API_SECRET),
+    ("SID", "(?s:eyJ.*)", "it is a token"),
+    ("SID token", "(?s:https?://.*)", "it is a URL"),
+]
 
 
 # ==== What follows only explains, and is the command line =============================
@@ -1040,8 +1126,8 @@ def _disguise(token: str) -> str:
 
     if not text:
         return "it is empty"
-    if text in _NO_VALUE or text.startswith("[object "):
-        return "it is what a program writes for no value; look where your token is lost"
+    if _look(text, "token") == _IS_NO_VALUE:
+        return f"{_IS_NO_VALUE}; look where your token is lost"
     if text[0] == "<":
         return "it is a web page or XML; look at what your token URL answers"
     if text[0] in "{[":
@@ -1189,7 +1275,12 @@ _Y2001 = 10**9  # seconds: before it, a time is a duration, or was never set
 _Y2286 = 10**10  # seconds: from it on, a time is in milliseconds or microseconds
 _SIGNATURE = "[A-Za-z0-9_-]{43}"  # 32 bytes of SHA-256 in base64url
 _COMPARE_CLOCKS = "compare the clock of your server with that of this machine"
-_NO_VALUE = ("undefined", "null", "None", "nil", "NaN")  # or [object Object]
+
+# What to do about a secret that stands where a SID belongs.
+_GIVEN_AWAY = {
+    _IS_AUTH_TOKEN: "change it",
+    _IS_API_SECRET: "delete that key",
+}
 
 # What a scope may have; twilio-node, -java and -csharp write filters as appParams.
 _SCOPE_PARAMS = {
@@ -1268,26 +1359,20 @@ def _signature_faults(signature: str) -> Iterator[tuple[str, str, str]]:
 
 def _issuer_faults(claims: dict[str, Any], kind: str) -> Iterator[tuple[str, str, str]]:
     """Judge iss, and sub of an access token."""
-    words = _sid_fault(claims, "iss", "AC" if kind == "capability" else "SK")
-    if kind == "access" and words.endswith(_SID_OWNERS["AC"]):
+    words = _sid_words(claims, "iss", "AC" if kind == "capability" else "SK")
+    if kind == "access" and words.endswith(_is_sid_of("AC")):
         words += ", which belongs in sub"
-    elif words and _may_be_secret(claims.get("iss")):
-        advice = {
-            "capability": "if this is the auth token, change it",
-            "access": "if this is the secret, delete the key",
-        }
-        words += f"; {advice[kind]}: whoever has the token can read it"
     if words:
         yield "claims.iss", words, "issuer"
 
-    words = _sid_fault(claims, "sub", "AC") if kind == "access" else ""
-    if words.endswith(_SID_OWNERS["SK"]):
+    words = _sid_words(claims, "sub", "AC") if kind == "access" else ""
+    if words.endswith(_is_sid_of("SK")):
         words += ", which belongs in iss"
     if words:
         yield "claims.sub", words, "issuer"
 
 
-def _sid_fault(holder: dict[str, Any], name: str, prefix: str) -> str:
+def _sid_words(holder: dict[str, Any], name: str, prefix: str) -> str:
     """Return what is wrong with a SID in a token, or an empty str."""
     owner = _SID_OWNERS[prefix]
     if name not in holder:
@@ -1295,20 +1380,19 @@ def _sid_fault(holder: dict[str, Any], name: str, prefix: str) -> str:
     sid = holder[name]
     if not isinstance(sid, str):
         return f"must be {owner} SID, a string, not {_json_type(sid)}"
-    if _is_real_sid(sid, prefix):
-        return ""
-    if _is_real_sid(sid.strip().strip("\"'"), prefix):
-        return f"must be {owner} SID, without quotes or white space around it"
-    if sid[:2] != prefix and _sid_owner(sid):
-        return f"must be {owner} SID, not {_sid_owner(sid)}"
-    return f"must be {owner} SID, {prefix} and 32 hex digits"
+
+    words = _sid_fault(sid, prefix, is_real=True)
+    what = _look(_bare(sid), "SID") if words else ""
+    if what in _GIVEN_AWAY:
+        if not words.endswith(what):
+            words += f"; {what}"
+        words += f"; {_GIVEN_AWAY[what]}, as whoever has the token can read it"
+    return words
 
 
-def _may_be_secret(value: Any) -> bool:
-    """Tell whether this is no SID, not even one in quotes or in lower case."""
-    if not isinstance(value, str) or value in ("", *_NO_VALUE):
-        return False
-    return not _sid_owner(value.strip().strip("\"'").upper())
+def _bare(text: str) -> str:
+    """Return a text without quotes and white space at its ends."""
+    return text.strip().strip("\ufeff\"'").strip()
 
 
 def _time_faults(claims: dict[str, Any], now: int) -> Iterator[tuple[str, str, str]]:
@@ -1464,10 +1548,10 @@ def _readable_scope_faults(
         yield place + ".params", words, ""
 
     if params.get("clientName"):
-        yield from _name_faults(
-            place + ".params.clientName", params["clientName"], _MAX_CLIENT_NAME
-        )
-    words = _sid_fault(params, "appSid", "AP") if "appSid" in params else ""
+        words, key = _name_words(params["clientName"], _MAX_CLIENT_NAME)
+        if words:
+            yield place + ".params.clientName", words, key
+    words = _sid_words(params, "appSid", "AP") if "appSid" in params else ""
     if words:
         yield place + ".params.appSid", words, "application"
     for inner in ("appParams", "params"):
@@ -1476,30 +1560,20 @@ def _readable_scope_faults(
             yield f"{place}.params.{inner}", words, ""
 
 
-def _name_faults(place: str, name: str, most: int) -> Iterator[tuple[str, str, str]]:
-    """Judge a client name, which is not empty."""
-    if name in _NO_VALUE or name.startswith("[object "):
-        words = "is what a program writes for no value; give the name of the device"
-        yield place, words, ""
-    elif name.startswith("client:"):
-        key = "" if _LENIENT_NAME.fullmatch(name) else "name"
-        words = "must be without client:, which Twilio puts there itself; leave it out"
-        yield place, words, key
-    elif name[0] == " ":
-        words = "begins with a space; was a + in it not encoded?"
-        yield place, words, "name"
-    elif len(name) > most:
-        words = f"must be at most {most} characters; use a shorter name"
-        yield place, words, "name"
-    elif not _LENIENT_NAME.fullmatch(name):
-        words = "must be of A-Za-z0-9_; use encode_client_name"
-        yield place, words, "name"
-    elif not _CLIENT_NAME.fullmatch(name):
+def _name_words(name: str, most: int) -> tuple[str, str]:
+    """Return what is wrong with a client name in a token, and the key of its codes."""
+    if _look(name, "identity"):
+        return f"must be the name of the device: {_look(name, 'identity')}", ""
+
+    words = _name_fault(name, most, lenient=False)
+    if len(name) > most or not _LENIENT_NAME.fullmatch(name):
+        return words, "name"
+    if words and not _look(name, "name"):
         words = (
-            "may work in a browser, but Twilio promises A-Za-z0-9_; use "
+            "may work in a browser, but Twilio promises A-Za-z0-9_: use "
             "encode_client_name"
         )
-        yield place, words, ""
+    return words, ""
 
 
 def _grants_faults(claims: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -1521,7 +1595,9 @@ def _grants_faults(claims: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
         words = f"must be a string, not {_json_type(identity)}"
         yield "claims.grants.identity", words, "grants"
     else:
-        yield from _name_faults("claims.grants.identity", identity, _MAX_IDENTITY)
+        words, key = _name_words(identity, _MAX_IDENTITY)
+        if words:
+            yield "claims.grants.identity", words, key
 
     voice = grants.get("voice")
     if isinstance(voice, dict):
@@ -1561,7 +1637,7 @@ def _voice_faults(voice: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
         yield place + ".outgoing", words, "application"
 
     if "push_credential_sid" in voice:
-        words = _sid_fault(voice, "push_credential_sid", "CR")
+        words = _sid_words(voice, "push_credential_sid", "CR")
         if words:
             yield place + ".push_credential_sid", words, "push"
 
@@ -1569,7 +1645,7 @@ def _voice_faults(voice: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
 def _outgoing_faults(
     place: str, outgoing: dict[str, Any]
 ) -> Iterator[tuple[str, str, str]]:
-    words = _sid_fault(outgoing, "application_sid", "AP")
+    words = _sid_words(outgoing, "application_sid", "AP")
     if words:
         yield place + ".application_sid", words, "application"
 
@@ -1885,7 +1961,7 @@ def _sid_problems(kind: str, claims: dict[str, Any]) -> list[str]:
     problems = []
     for name, prefix, variable in places[kind]:
         sid, own = claims.get(name), os.environ.get(variable)
-        if own and own != sid and _is_real_sid(sid, prefix):
+        if own and own != sid and not _sid_words(claims, name, prefix):
             words = f"is not the {variable} that is set in the environment"
             problems.append(f"claims.{name}: {words}")
     return problems
