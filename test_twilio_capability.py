@@ -1362,6 +1362,9 @@ class ArgumentsTest(unittest.TestCase):
                 self.assert_refused(TypeError, argument, call, bad)
             self.assert_refused(ValueError, argument + " name", call, {"\udfff": "a"})
             self.assert_refused(ValueError, argument + " value", call, {"a": "\ud800"})
+            if hasattr(sys, "get_int_max_str_digits") and call is not calls[2][1]:
+                message = f"{argument} value must be an int with fewer digits: give it "
+                self.assert_says(message + "as a str", call, {"a": 10**5000})
         with self.assertRaisesRegex(TypeError, "value must be str or int, not bool"):
             capability_of_alice().allow_client_outgoing("AP1", {"a": True})
         self.assert_refused(TypeError, "params value", ScopeURI, "a", "b", {"n": 3})

@@ -818,11 +818,23 @@ def _check_type(argument: str, value: object, *types: type) -> Any:
 
 
 def _check_text(argument: str, value: object, *types: type) -> Any:
-    """Return `value`, which must be of one of `types`; a str must be encodable."""
+    """Return `value`, which must be of one of `types` and have a text in UTF-8."""
     plain = _check_type(argument, value, *types)
     if type(plain) is str and _SURROGATE.search(plain):
         raise ValueError(f"{argument} must be free of lone surrogates")
+    if type(plain) is int and not _is_printable(plain):
+        raise ValueError(
+            f"{argument} must be an int with fewer digits: give it as a str"
+        )
     return plain
+
+
+def _is_printable(number: int) -> bool:
+    try:
+        str(number)
+    except ValueError:  # as sys.set_int_max_str_digits() has it
+        return False
+    return True
 
 
 def _check_match(argument: str, value: str, pattern: str, hint: str) -> str:
