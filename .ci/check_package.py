@@ -87,8 +87,9 @@ def check(work: Path) -> None:
         archive.extraction_filter = getattr(tarfile, "data_filter", None)
         archive.extractall(work / "unpacked")
     (unpacked,) = (work / "unpacked").iterdir()
-    if not (unpacked / "tox.ini").is_file():
-        raise SystemExit("the sdist carries no tox.ini")
+    for name in ("tox.ini", ".github/workflows/tests.yml"):
+        if not (unpacked / name).is_file():
+            raise SystemExit(f"the sdist carries no {name}")
     run(bin_folder / "python", "-m", "unittest", cwd=unpacked)
 
 
