@@ -363,6 +363,10 @@ def base64url(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
+def as_bytes(text: str | bytes) -> bytes:
+    return text.encode() if isinstance(text, str) else text
+
+
 def signed(signing_input: str, secret: str = "secret") -> str:
     digest = hmac.new(secret.encode(), signing_input.encode(), "sha256").digest()
     return f"{signing_input}.{base64url(digest)}"
@@ -378,7 +382,7 @@ def mint(
         payload = json.dumps(payload, separators=(",", ":"))
     segments = []
     for part in (header, payload):
-        segments.append(base64url(part.encode() if isinstance(part, str) else part))
+        segments.append(base64url(as_bytes(part)))
     return signed(".".join(segments), secret)
 
 
@@ -1875,6 +1879,51 @@ class VerifyTokenTest(unittest.TestCase):
             with self.subTest(bad=bad[:40]):
                 self.assert_invalid(mint(bad), r"payload\b.*JSON object")
                 self.assert_invalid(mint(good, header=bad), r"header\b.*JSON object")
+
+    def test_it_says_which_fault_a_header_or_payload_has(self) -> None:
+        good = '{"alg":"HS256","exp":1767226200}'
+        cases: list[tuple[str, str | bytes]] = [
+            ("its bytes are no UTF-8", b'{"a":"\xff"}'),
+            ("its bytes are no UTF-8", "{}".encode("utf-16")),
+            ("it is no JSON from character 1 on", ""),
+            ("it is no JSON from character 1 on", "hello"),
+            ("it is no JSON from character 1 on", "\ufeff{}"),
+            ("it is no JSON from character 2 on", "{'a':1}"),
+            ("it is no JSON from character 16 on", '{"identity":"O"Brien"}'),
+            ("it is no JSON from character 3 on", "{}}"),
+            ("it is a string; was it encoded twice?", json.dumps(good)),
+            ("it is a list", "[]"),
+            ("it is a number", "17"),
+            ("it is null", "null"),
+            ("it is true or false", "true"),
+            ("a name in it comes twice", '{"exp":1,"exp":1}'),
+            ("a number in it is not finite, or has too many digits", '{"a":NaN}'),
+            ("a number in it is not finite, or has too many digits", '{"a":-1e999}'),
+            ("it is nested too deep", DEEP),
+        ]
+        if hasattr(sys, "get_int_max_str_digits"):
+            many = '{"a":%s}' % ("9" * 5000)
+            cases.append(("a number in it is not finite, or has too many digits", many))
+        encoded = [(words, base64url(as_bytes(text))) for words, text in cases]
+        encoded += [
+            ("it has characters that base64url does not have", base64url(b"{}") + "="),
+            ("it has characters that base64url does not have", "e+/="),
+            ("it has a character too few or too many", base64url(b"{}...") + "AA"),
+        ]
+        for words, segment in encoded:
+            for part, start in (
+                ("header", f"{segment}.{base64url(good.encode())}"),
+                ("payload", f"{base64url(HEADER.encode())}.{segment}"),
+                ("payload", f"{base64url(good.encode())}.{segment}"),
+            ):
+                with self.subTest(words=words, part=part, segment=segment[:40]):
+                    with self.assertRaises(InvalidTokenError) as caught:
+                        verify_token(signed(start), "secret", now=NOW)
+                    self.assertEqual(
+                        str(caught.exception),
+                        f"the {part} must be a JSON object, names unique, in "
+                        f"base64url: {words}",
+                    )
 
     def test_a_name_may_not_come_twice(self) -> None:
         for payload in (

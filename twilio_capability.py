@@ -617,8 +617,8 @@ def _make_token(header: bytes, payload: str, secret: bytes) -> str:
     token = signing_input + b"." + _signature(signing_input, secret)
     if len(token) > _MAX_TEXT:
         raise ValueError(
-            f"a token must be at most {_MAX_TEXT} characters: give fewer params, filters "
-            "or permissions, which make this one longer"
+            f"a token must be at most {_MAX_TEXT} characters: give fewer params, "
+            "filters or permissions, which make this one longer"
         )
     return token.decode()
 
@@ -647,24 +647,54 @@ def _check_segments(token: str) -> str:
 
 def _json_object(part: str, segment: bytes) -> dict[str, Any]:
     """Return the JSON object in the encoded header or payload."""
-    value = None
-    if not segment.translate(None, delete=_BASE64URL):  # the decoder would skip others
-        try:
-            value = _JSON.decode(base64.urlsafe_b64decode(segment + b"==").decode())
-        except (RecursionError, ValueError):
-            pass  # and raise outside, as this error holds the text
-    if not isinstance(value, dict):
-        raise InvalidTokenError(
-            f"the {part} must be a JSON object, names unique, in base64url"
-        )
-    return value
+    value, fault = _json_value(segment)
+    if isinstance(value, dict):
+        return value
+    if not fault:
+        fault = f"it is {_json_type(value)}"
+        if isinstance(value, str):
+            fault += "; was it encoded twice?"
+    raise InvalidTokenError(
+        f"the {part} must be a JSON object, names unique, in base64url: {fault}"
+    )
+
+
+def _json_value(segment: bytes) -> tuple[Any, str]:
+    """Return the JSON in an encoded segment, and what is wrong with it.
+
+    The words of the decoder's own errors are left out, as they can hold some of it.
+    """
+    if segment.translate(None, delete=_BASE64URL):  # the decoder would skip others
+        return None, "it has characters that base64url does not have"
+    if len(segment) % 4 == 1:
+        return None, "it has a character too few or too many"
+    try:
+        return _JSON.decode(base64.urlsafe_b64decode(segment + b"==").decode()), ""
+    except UnicodeDecodeError:
+        return None, "its bytes are no UTF-8"
+    except json.JSONDecodeError as error:
+        return None, f"it is no JSON from character {error.pos + 1} on"
+    except RecursionError:
+        return None, "it is nested too deep"
+    except KeyError:
+        return None, "a name in it comes twice"
+    except ValueError:
+        return None, "a number in it is not finite, or has too many digits"
+
+
+def _json_type(value: Any) -> str:
+    """Return the type of a value as JSON calls it."""
+    if value is None:
+        return "null"
+    names = {bool: "true or false", str: "a string", dict: "an object", list: "a list"}
+    return names.get(type(value), "a number")
 
 
 def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     """Return the members of a JSON object as a dict; each name may come once."""
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise ValueError("a name comes twice")
+        raise KeyError("a name comes twice")
     return members
 
 
@@ -1329,14 +1359,6 @@ def _line(place: str, words: str, codes: str) -> str:
         return f"{place}: {words}"
     errors = "errors" if "," in codes else "error"
     return f"{place}: {words} (Twilio {errors} {codes})"
-
-
-def _json_type(value: Any) -> str:
-    """Return the JSON type of a value, in words that go behind "not"."""
-    if value is None:
-        return "null"
-    names = {bool: "true or false", str: "a string", dict: "an object", list: "a list"}
-    return names.get(type(value), "a number")
 
 
 def _header_faults(header: dict[str, Any], kind: str) -> Iterator[tuple[str, str, str]]:
