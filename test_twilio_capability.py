@@ -1079,11 +1079,12 @@ LOOKS: list[tuple[str, str, list[str]]] = [
      ["undefined", "null", "None", "nil", "<nil>", "NaN", "[object Object]",
       "[object Promise]", "Optional(nil)", "True", "true", "False", "false", "NULL",
       "Nothing", "undef", "(null)", "%!s(<nil>)"]),
-    ("SID", "it is a placeholder; put your own in",
+    ("SID", "it is a placeholder that was not filled in; put your own in",
      ["{{key}}", "{{ a.b }}", "${KEY}", "#{key}", "<%= key %>", "{api_key}", "%(key)s",
       "process.env.KEY", "os.environ['KEY']", 'os.environ.get("KEY")', "ENV['KEY']",
-      "System.getenv(\"KEY\")", "getenv('KEY')", "import.meta.env.KEY", "$KEY", "%KEY%",
-      "<YOUR_KEY>", "<account sid>", "[your key]", "your_api_key", "YOUR-API-KEY",
+      "System.getenv(\"KEY\")", "getenv('KEY')", "import.meta.env.KEY"]),
+    ("SID", "it is a placeholder; put your own in",
+     ["$KEY", "%KEY%", "<YOUR_KEY>", "<account sid>", "[your key]", "your_api_key", "YOUR-API-KEY",
       "Your key", "changeme", "change_me", "CHANGE-ME", "insert_key_here", "xxxx",
       "SK****", "SK...", "****", "TWILIO_API_KEY"]),
     ("SID", "it is a SID of another kind", ["PN" + HEX_DIGITS + "0123456789"]),
@@ -2352,98 +2353,169 @@ class InspectTokenTest(unittest.TestCase):
     def test_text_that_is_no_bare_token_is_told_what_it_is(self) -> None:
         token = good_token("access")
         header, payload, signature = token.split(".")
-        in_json = [f'{{"token": "{token}"}}', json.dumps({"a": [token]}, indent=1)]
-        in_json += [f'["{token}"]', f"{{{header}.{payload}"]
-        bearers = ["Bearer ", "bearer ", " Bearer ", "Bearer%20", "Bearer\n"]
-        bearers += ["Authorization: Bearer ", "Authorization:bearer "]
-        before = ["Access Token:\t", "AccessToken:", "AccessToken ", "AccessToken", "*"]
-        before += [
-            "eyJ:",
-            "token=",
-            "?token%3D",
-            "https://example.com/?token=",
-            "-> ",
-            "\u200b",
-        ]
-        behind = [*";,%*)>.|", " (copied)", "&identity=ann", " expires soon", "%3D"]
-        behind += ["\u2026", "\u200b", "#end", '" }']
-        all_characters = f"eyJ{BASE64URL}.eyJ{BASE64URL}"
-        copied = [all_characters + f".{BASE64URL[:43]} copied"]
-        copied += [all_characters + f".{BASE64URL[-43:]} copied"]
         standard = base64.b64encode(b'{"a":"\xc3\xbf>>??"}').decode()
         self.assertLess(set("+/="), set(standard))
-        for what, texts in (
-            ("is empty", ["", " ", "\n", "\ufeff", " \ufeff\r\n"]),
-            (
-                "writes for no value",
-                ["undefined", "null", "None", "[object Promise]\n"],
-            ),
-            (
-                "is a web page or XML",
-                ["<!DOCTYPE html>" + token, '\n <?xml version="1"?>'],
-            ),
-            ("is a web page or XML", ["<Response><Say>Hi</Say></Response>", "<"]),
-            ("is JSON; take", in_json),
-            ("is JSON without a token", ['{"message": "no identity"}', " [", "{x.y.z"]),
-            (
-                "in quotes",
-                [mark + token for mark in ('"', "'", "`", ' "', "\n'", "\u201c")],
-            ),
-            ("in quotes", [token + mark for mark in ('"', "'", "`", "' ", '"\n')]),
-            ("in quotes", [f'"{token}"', f"b'{token}'", f'b"{token}"', '"é.b.c"']),
-            ("has Bearer before it", [bearer + token for bearer in bearers]),
-            (
-                "white space, a line break",
-                [token + "\n", " " + token, "\ufeff" + token],
-            ),
-            (
-                "white space, a line break",
-                [token[:at] + "\r\n" + token[at:] for at in (1, 50)],
-            ),
-            (
-                "white space, a line break",
-                [token.replace(".", ". "), f"{header}= .\ne."],
-            ),
-            (
-                "white space, a line break",
-                [f" {header}.{payload}.a+/=", mint({}, header='{\n"alg":1}') + "\n"],
-            ),
-            ("in standard base64", [f"{header}==.{payload}.{signature}"]),
-            ("in standard base64", [f"{header}.{standard}.{signature}="]),
-            ("two tokens", [token + token, f"{token}\n{token}", f"{token},{token}"]),
-            ("two tokens", [f"old: {token} new: {token}", f"{token}.{token}"]),
-            ("begins at eyJ; remove", ["a.b.c." + token, "Your token... " + token]),
-            ("begins at eyJ; remove", [token + ". Thanks", token + "..."]),
-            ("is shortened", [token[:60] + "..." + token[-20:], header + "..."]),
-            ("is shortened", [header + "\u2026", f"{header}.eyJ\u2026"]),
-            ("that no token has", ["eyJ%2g.b.c", "eyJ[0].b.c", "eyJ`.b.c"]),
-            ("that no token has", [token[:150] + "\n> " + token[150:]]),
-            ("white space, a line", ["\ufeffa.b.c", "\u00a0abc.def.ghi"]),
-            ("an encrypted token, as Twilio Flex", ["a.b.c.d.e", f"{header}..x.y.z"]),
-            ("an encrypted token, as Twilio Flex", [f"{header}.eyJ.{BASE64URL}.y.z"]),
-            ("begins at eyJ; remove", [label + token for label in before]),
-            ("begins at eyJ; remove", [token + end for end in behind]),
-            ("begins at eyJ; remove", copied),
-            ("begins at eyJ; remove", [f"**{token}**", f"token: {header}.{payload}"]),
-            ("percent-encoded", [token.replace(".", "%2E"), "%2e", "%Fa", "a%3D.b.c"]),
-            ("not ASCII", ["é.b.c", "\ud800.b.c", "a.b.é"]),
-            (
-                "is no token; look",
-                ["https://my-app.twil.io/token", "http://127.0.0.1/"],
-            ),
-            ("is no token; look", ["Error. Please log in. Bye", "no (token).x.y"]),
-            ("cut off, or is no token", [token[:30], "eyJ", "hello", "a.b"]),
-            (
-                "cut off, or is no token",
-                [f"{header}.{payload}", f"{payload}.{signature}"],
-            ),
-            ("cut off, or is no token", [f"{header}.{payload} and more"]),
-            ("cut off at its beginning", [token[3:], f".{payload}.{signature}"]),
-            ("more than three segments", [token + ".a", "a.b.c.d.e.f", "." * 9999]),
-            ("more than three segments", [f"{header}.{payload}.{payload}.x"]),
+        alphabet = f"eyJ{BASE64URL}.eyJ{BASE64URL}"
+        around = [f'{{"token": "{token}"}}', json.dumps({"a": [token]}, indent=1)]
+        around += [f'["{token}"]', f'{{"token":"{token}","secret":"x"}}']
+        around += [f"{{{header}.{payload}", f"token: {header}.{payload}"]
+        for mark in ('"', "'", "`", "**", "\u201c", "\u200b", "\ufeff", " ", "\n"):
+            around += [mark + token, token + mark, mark + token + mark]
+        around += [f"b'{token}'", f"\n\"{token}'"]
+        for label in ("Bearer ", "bearer\n", "Authorization: Bearer ", "Bearer%20"):
+            around += [label + token, " " + label + token]
+        for label in ("Access Token:\t", "AccessToken:", "AccessToken", "eyJ:", "-> "):
+            around.append(label + token)
+        for label in ("token=", "?token%3D", "https://example.com/?token=", "a.b.c."):
+            around += [label + token, label + token + "&b=1"]
+        for end in (
+            ";",
+            ",",
+            "%",
+            "*",
+            ")",
+            ">",
+            ".",
+            "|",
+            "...",
+            "\u2026",
+            "%3D",
+            "}",
         ):
+            around += [token + end, "(" + token + end]
+        around += [token + " (copied)", token + "#end", "Your token... " + token]
+        around += [f"{alphabet}.{BASE64URL[:43]} copied", f"{token}. Thanks"]
+        around += [token[:at] + "\r\n" + token[at:] for at in (1, 50, 150)]
+        around += [token.replace(".", ". "), token[:150] + "\n> " + token[150:]]
+        around += ["eyJ%2g.b.c", "eyJ[0].b.c", "eyJ`.b.c", f"{header}= .\ne."]
+        around += [mint({}, header='{\n"alg":1}') + "\n", f" {header}.{payload}.a+/="]
+        there = "look at what your token URL answers"
+        made = "the token is made by your server"
+        for words, texts in (
+            ("it is empty", ["", " ", "\n", "\ufeff", " \ufeff\r\n"]),
+            (
+                "it is what a program writes for no value",
+                ["undefined", "null", "None", "nil", "<nil>", "NaN", "Optional(nil)",
+                 "[object Promise]\n", "[object Object]", "True", "false", "(null)",
+                 "NULL", "nan"],
+            ),
+            (
+                "it is a placeholder that was not filled in; put your own in",
+                ["{{token}}", " {{ user.token }}", "${TOKEN}", "process.env.TOKEN",
+                 'os.environ["TOKEN"]', "<%= token %>", "{token}"],
+            ),
+            (
+                "it is a placeholder; put your own in",
+                ["<YOUR_TOKEN>", "<token>", "[your token]", "your_token", "YOUR-TOKEN",
+                 "your token here", "changeme", "$TOKEN", "ACCESS_TOKEN", "xxxx"],
+            ),
+            (
+                "it is how Python prints an AccessToken; call to_jwt()",
+                [f"<AccessToken {token}>", f"<ClientCapabilityToken {token}>\n"],
+            ),
+            (
+                ("it is how a program prints an object or a function; call it, or await "
+                "it"),
+                ["<coroutine object get_token at 0x7f1c2b3d4e50>",
+                 "<Task pending name='Task-1' coro=<token()>>",
+                 "<bound method AccessToken.to_jwt of <AccessToken at 0x7f00>>",
+                 "<function token at 0x7f00>", "<Token object at 0xAB>",
+                 "#<Twilio::JWT::AccessToken:0x000055d0>",
+                 "Twilio.Jwt.AccessToken.Token", "System.Threading.Tasks.Task`1[S.S]",
+                 "com.twilio.jwt.accesstoken.AccessToken@1b2c3d",
+                 "Instance of 'Future<String>'", "[Function: toJwt]",
+                 "[AsyncFunction: getToken]", "[class AccessToken]",
+                 "Promise { <pending> }", "function toJwt() {", "async function f(",
+                 "toJwt(algorithm) {\n return 1;\n}", "async () => {", "(a, b) => a",
+                 "x=>x"],
+            ),
+            (
+                f"it is a web page or XML; {there}",
+                ["<!DOCTYPE html>" + token, '\n <?xml version="1"?>', "<",
+                 "<html><body>at 10:00</body></html>", "<div>Function</div>",
+                 "<Response><Say>Hi</Say></Response>", "<p>an object at 09</p>"],
+            ),
+            (
+                ("it is an AccessToken's own fields, with the secret in them; call "
+                "toJwt(), and delete the key, as its secret has been sent away"),
+                ['{"accountSid":"AC1","keySid":"SK1","secret":"x","ttl":3600}',
+                 "{'account_sid': 'AC1', 'secret_key': 'x'}",
+                 "AccessToken {\n  secret: 'x' }", '{"authToken" : "x"}',
+                 "Twilio\\Jwt\\AccessToken Object ( [secret:protected] => x )"],
+            ),
+            (
+                f"it is JSON without a token in it; {there}",
+                ['{"message": "no identity"}', " [", "{x.y.z", "[]", "{}",
+                 '{"error":"my secret: x"}', '["secret"]'],
+            ),
+            (
+                "it is two tokens, run together; take one of them",
+                [token + token, f"{token}\n{token}", f"{token},{token}",
+                 f"old: {token} new: {token}", f"{token}.{token}"],
+            ),
+            (
+                ("it has five segments: an encrypted token, as Twilio Flex has, and none "
+                "for Voice"),
+                ["a.b.c.d.e", f"{header}..x.y.z", f"{header}.eyJ.{BASE64URL}.y.z"],
+            ),
+            (
+                ("take what begins with eyJ alone, without quotes, Bearer, JSON, other "
+                "text, white space or line breaks"),
+                around,
+            ),
+            (
+                "it is in standard base64; a JWT has - for +, _ for / and no =",
+                [f"{header}==.{payload}.{signature}", f"{header}.{standard}.a="],
+            ),
+            (
+                "it is percent-encoded; decode it first",
+                [token.replace(".", "%2E"), "%2e", "%Fa", "a%3D.b.c"],
+            ),
+            (
+                "it is shortened; take the whole token",
+                [token[:60] + "..." + token[-20:], header + "...", header + "\u2026",
+                 f"{header}.eyJ\u2026"],
+            ),
+            (f"it is an account's SID; {made}", [REAL_ACCOUNT, REAL_ACCOUNT + "\n"]),
+            (f"it is an API key's SID; {made}", [REAL_KEY]),
+            (f"it is a SID of another kind; {made}", ["PN" + REAL_KEY[2:]]),
+            (f"it looks like an auth token; {made}", ["0123456789abcdef" * 2]),
+            (f"it looks like an API key's secret; {made}", ["pbv3" * 8]),
+            (f"it is a URL; {made}", ["https://my-app.twil.io/token", "http://a.b/"]),
+            ("remove the quotes around it", ['"hello"', "'SK1'"]),
+            (
+                ("remove the white space (its line break?) or byte order mark at its "
+                "ends"),
+                ["\ufeffa.b.c", "abc.def.ghi\n", "SK1 "],
+            ),
+            (
+                "it has characters that are not ASCII",
+                ["\u00e9.b.c", "\ud800.b.c", "a.b.\u00e9", '"\u00e9.b.c"'],
+            ),
+            (
+                f"it is no token; {there}",
+                ["Error. Please log in. Bye", "no (token).x.y", "a_b. .c"],
+            ),
+            (
+                ("it is cut off, or is no token: a JWT has three segments, joined by "
+                "dots"),
+                [token[:30], "eyJ", "hello", "a.b", f"{header}.{payload}", "SK123",
+                 f"{payload}.{signature}", f"{header}.{payload} and more"],
+            ),
+            ("it has more than three segments", [token + ".a", "." * 9999,
+                                                  f"{header}.{payload}.{payload}.x"]),
+            (
+                "it is cut off at its beginning",
+                [token[3:], f".{payload}.{signature}"],
+            ),
+        ):  # fmt: skip
             for text in texts:
-                self.assert_no_token("token must be a bare JWT: it .*" + what, text)
+                with self.subTest(words=words, text=text[:300]):
+                    with self.assertRaises(InvalidTokenError) as caught:
+                        inspect_token(text)
+                    message = str(caught.exception)
+                    self.assertEqual(message, f"token must be a bare JWT: {words}")
+                    self.assertIsNone(caught.exception.__context__)
 
     def test_a_bare_token_is_none_of_these(self) -> None:
         token = good_token("access")

@@ -1000,6 +1000,7 @@ def _is_sid_of(prefix: str) -> str:
 _IS_AUTH_TOKEN = "it looks like an auth token"
 _IS_API_SECRET = "it looks like an API key's secret"
 _IS_NO_VALUE = "it is what a program writes for no value"
+_IS_TEMPLATE = "it is a placeholder that was not filled in; put your own in"
 _IS_PLACEHOLDER = "it is a placeholder; put your own in"
 
 # JavaScript, Go, Swift and Objective-C write these, and nobody means them.
@@ -1021,8 +1022,8 @@ _TEMPLATE = (
 )
 # your_api_key, <YOUR_KEY>, [api key], changeme, SKXXXX, SK..., $KEY, %KEY%, API_KEY
 _PLACEHOLDER = (
-    r"(?is:(your|insert|replace|enter|paste|put)[_ -].*)|(?i:change[_ -]?(me|this))|"
-    r"(?i:[<\[(][^<>()\[\]]{0,60}(your|token|key|sid|secret)[^<>()\[\]]{0,60}[>\])])|"
+    r"(?i:(your|insert|replace|enter|paste|put)[_ -].{0,60}|change[_ -]?(me|this)|"
+    r"[<\[(][\w .-]{0,60}(your|token|key|sid|secret)[\w .-]{0,60}[>\])])|"
     r"[A-Za-z]{2}([Xx]+|\*+|\.\.+)|\*+|\$\w+|%\w+%|[A-Z]+(_[A-Z]+)+"
 )
 
@@ -1043,7 +1044,7 @@ _LOOKS = [
     ("SID token identity param", _NO_VALUE, _IS_NO_VALUE),
     ("SID token identity", _NO_NAME, _IS_NO_VALUE),
     ("SID token", _NO_SID, _IS_NO_VALUE),
-    ("SID token param", _TEMPLATE, _IS_PLACEHOLDER),
+    ("SID token param", _TEMPLATE, _IS_TEMPLATE),
     ("SID token", _PLACEHOLDER, _IS_PLACEHOLDER),
     ("name", "(?s:client:.*)", "leave out client:, which Twilio puts there itself"),
     ("name", f"(AP|CR|SK){_HEX}", "it is a SID, meant for another place"),
@@ -1091,10 +1092,19 @@ _MAX_SCOPES = 100
 _BARE_TOKEN = r"e[wy][A-Za-z0-9+/=_-]*\.[A-Za-z0-9+/=_-]+\.[A-Za-z0-9+/=_-]*"
 
 # A token that is whole, from its header to a signature of SHA-256.
-_WHOLE_TOKEN = r"eyJ[A-Za-z0-9_-]*\.eyJ[A-Za-z0-9_-]*\.[A-Za-z0-9_-]{43}"
+_WHOLE_TOKEN = r"eyJ[A-Za-z0-9_-]*\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{43}"
 
-# A token in any text, with its signature or without.
-_ANY_TOKEN = r"eyJ[A-Za-z0-9_-]*\.[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)?"
+# How programs print an object, a task or a function: Python, Ruby, C#, Java, Dart and
+# JavaScript, whose functions are printed as their text.
+_PRINTED = (
+    r"<.{0,200}\bat 0x[0-9A-Fa-f]|<(coroutine|Task|Future|function|bound method)\b|"
+    r"#<\w|(Twilio|System|com\.twilio)\.\w|[\w.$]+@[0-9a-f]{4,8}\Z|Instance of '|"
+    r"\[(Async)?Function\b|\[class |Promise ?\{|(async )?function\b|"
+    r"(async )?(\w+|\([^()]{0,99}\)) ?=>|\w+ ?\([^()]{0,99}\) ?\{"
+)
+
+# The secret among the fields of an object, as Node, PHP and Python print them.
+_SECRET_FIELD = r"""(["'[]|[{,] ?)(secret(_key)?|authToken)\b["':\]\w]{0,12} ?[:=]"""
 
 
 def inspect_token(token: str, *, now: float | None = None) -> dict[str, Any]:
@@ -1162,33 +1172,31 @@ def _disguise(token: str) -> str:
     """
     words = token.replace("\ufeff", " ").split()
     text = " ".join(words)
-    squeezed = "".join(words)
-    token_in_it = _find_token(text)
-    white_space = "it has white space, a line break or a byte order mark; remove that"
+    what = _look(text, "token")
+    look_there = "look at what your token URL answers"
 
     if not text:
         return "it is empty"
-    if _look(text, "token") == _IS_NO_VALUE:
-        return f"{_IS_NO_VALUE}; look where your token is lost"
+    if re.match(r"<\w+ eyJ", text):
+        return "it is how Python prints an AccessToken; call to_jwt()"
+    if re.match(_PRINTED, text):
+        return (
+            "it is how a program prints an object or a function; call it, or await it"
+        )
+    if what in (_IS_NO_VALUE, _IS_TEMPLATE, _IS_PLACEHOLDER):
+        return what
     if text[0] == "<":
-        return "it is a web page or XML; look at what your token URL answers"
-    if text[0] in "{[":
-        if token_in_it:
-            return "it is JSON; take the token out of it"
-        return "it is JSON without a token; is it an error message?"
-    quotes = "\"'`\u2018\u2019\u201c\u201d"
-    ends_quoted = text[-1] in quotes and text.startswith("eyJ")
-    if text[0] in quotes or text[:2] in ("b'", 'b"') or ends_quoted:
-        return "it is in quotes; remove them"
-    if re.match(r"(authorization: ?)?bearer\b", text, re.IGNORECASE):
-        return "it has Bearer before it; remove that"
+        return f"it is a web page or XML; {look_there}"
+    has_token = "eyJ" in text
+    begins_as_fields = re.match(r"\{|AccessToken|Twilio", text)
+    if begins_as_fields and not has_token and re.search(_SECRET_FIELD, text):
+        return (
+            "it is an AccessToken's own fields, with the secret in them; call toJwt(), "
+            "and delete the key, as its secret has been sent away"
+        )
+    if text[0] in "{[" and not has_token:
+        return f"it is JSON without a token in it; {look_there}"
 
-    # A whole token beside other words has text around it, and no white space in it.
-    is_whole = any(re.fullmatch(_WHOLE_TOKEN, word) for word in words)
-    if squeezed != token and re.fullmatch(_BARE_TOKEN, squeezed) and not is_whole:
-        return white_space
-    if re.fullmatch(_BARE_TOKEN, text) and set("+/=") & set(text[: text.rfind(".")]):
-        return "it is in standard base64; a JWT has - for +, _ for / and no ="
     # The payload of each has .eyJ, and the next header stands behind a signature.
     pieces = text.split(".eyJ")
     if len(pieces) > 3 or any("eyJ" in p.partition(".")[2] for p in pieces[1:-1]):
@@ -1198,50 +1206,55 @@ def _disguise(token: str) -> str:
             "it has five segments: an encrypted token, as Twilio Flex has, and none "
             "for Voice"
         )
-    if token_in_it and _has_text_around(text, token_in_it):
-        return "it has other text around it: it begins at eyJ; remove the rest"
+    if _is_more_than_a_token(token, text, "".join(words)):
+        return (
+            "take what begins with eyJ alone, without quotes, Bearer, JSON, other "
+            "text, white space or line breaks"
+        )
+    if re.fullmatch(_BARE_TOKEN, text) and set("+/=") & set(text[: text.rfind(".")]):
+        return "it is in standard base64; a JWT has - for +, _ for / and no ="
     if re.search("%[0-9A-Fa-f]{2}", text):
         return "it is percent-encoded; decode it first"
     if text.startswith("eyJ") and ("..." in text or "\u2026" in text):
         return "it is shortened; take the whole token"
+
+    if what.startswith("it "):
+        return f"{what}; the token is made by your server"
     if not text.isascii():
         return "it has characters that are not ASCII"
-    if re.search("[^A-Za-z0-9+/=_.-]|://", text) and not re.match("e[wy]", text):
-        return "it is no token; look at what your token URL answers"
+    if _look(token, "token"):
+        return _look(token, "token")
+    if re.search("[^A-Za-z0-9+/=_.-]", text) and not re.match("e[wy]", text):
+        return f"it is no token; {look_there}"
     if text.count(".") < 2:
         return "it is cut off, or is no token: a JWT has three segments, joined by dots"
     if text.count(".") > 2:
         return "it has more than three segments"
     if re.match(r"(?!e[wy])[^.]*\.ey", text):
         return "it is cut off at its beginning"
-    if re.search("[^A-Za-z0-9+/=_.-]", squeezed[: squeezed.rfind(".")]):
-        return "it has characters that no token has; remove them"
-    if squeezed != token:
-        return white_space
     return ""
 
 
-def _find_token(text: str) -> re.Match[str] | None:
-    """Return the first token in a text, with its signature or without."""
-    token = re.compile(_ANY_TOKEN)
-    # Of each run of characters there is one look, or the time would be quadratic.
-    for run in re.finditer("[A-Za-z0-9_.-]+", text):
-        at = text.find("eyJ", *run.span())
-        found = token.match(text, at) if at >= 0 else None
-        if found:
-            return found
-    return None
+def _is_more_than_a_token(token: str, text: str, squeezed: str) -> bool:
+    """Tell whether something stands around a token in a text, or breaks it.
 
-
-def _has_text_around(text: str, token: re.Match[str]) -> bool:
-    """Tell whether there is more in a text than the token that was found in it."""
-    before, behind = text[: token.start()], text[token.end() :]
-    if before and not re.fullmatch(r"[A-Za-z0-9_-]*\.", before):
+    `text` and `squeezed` are the token with one space and none between its words.
+    """
+    if squeezed != token and re.fullmatch(_BARE_TOKEN, squeezed):
         return True
-    # What is base64 belongs to the signature, and what a dot begins is a segment.
-    return bool(token[1]) and not re.fullmatch(
-        r"(\.[\w+/=-]+)*|[\w+/=-]+", behind, re.ASCII
-    )
+    start = text.find("eyJ")
+    if start < 0:
+        return False
+    if start and not re.fullmatch(r"[A-Za-z0-9+/=_-]*\.", text[:start]):
+        return True
+    whole = re.compile(_WHOLE_TOKEN).match(text, start)
+    if whole:
+        # A longer or padded signature is a problem of the report, and what a dot begins
+        # is one segment too many.
+        rest = r"[\w+/=-]*(\.[\w+/=-]+)*"
+        return not re.fullmatch(rest, text[whole.end() :], re.ASCII)
+    strange = r"[^A-Za-z0-9+/=_.%\u2026-]|%(?![0-9A-Fa-f]{2})"
+    return bool(re.search(strange, text[: max(text.rfind("."), 0)]))
 
 
 def _is_deep(value: Any, levels: int = _MAX_DEPTH) -> bool:
