@@ -3017,6 +3017,38 @@ class ProblemsTest(unittest.TestCase):
                     taken.append(character)
         self.assertEqual(taken, sorted(BASE64URL))
 
+    def test_a_signature_says_which_fault_it_has(self) -> None:
+        start, signature = good_token("capability").rsplit(".", 1)
+        digest = hmac.new(b"secret", start.encode(), "sha256").digest()
+        in_hex = "it is in hex; encode the bytes themselves"
+        standard = (
+            "it is in standard base64, or padded; a JWT has - for +, _ for / and no ="
+        )
+        other = "it is of another algorithm than HS256"
+        for words, bad in (
+            (in_hex, digest.hex()),
+            (in_hex, digest.hex().upper()),
+            (in_hex, base64url(digest.hex().encode())),
+            (standard, "+" + signature[1:]),
+            (standard, "/" + signature[1:]),
+            (standard, signature + "="),
+            (standard, base64.b64encode(digest.hex().encode()).decode()),
+            ("it has characters that base64url does not have", "*" * 43),
+            ("it has characters that base64url does not have", "*" * 9),
+            ("it is cut off", ""),
+            ("it is cut off", signature[:-1]),
+            (other, signature + "A"),
+            (other, "A" * 342),
+            (other + ", SHA-384", "Q" * 64),
+            (other + ", SHA-384", "a" * 63 + "-"),
+            (other + ", SHA-512", "A" * 86),
+            (other + ", SHA-512", base64url(digest + digest)),
+        ):
+            with self.subTest(words=words, signature=bad):
+                (line,) = inspect_token(f"{start}.{bad}", now=NOW)["problems"]
+                expected = f"signature: must be 43 characters of base64url: {words}"
+                self.assertEqual(line, f"{expected} (Twilio error 31202)")
+
     def test_of_a_token_of_unknown_kind_only_that_is_said(self) -> None:
         for claims in (
             {"iss": 1, "aud": 1, "nbf": ""},

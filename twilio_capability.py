@@ -1301,8 +1301,8 @@ def _scope_report(uri: str) -> dict[str, Any]:
 # ---- Why Twilio refuses a token ------------------------------------------------------
 #
 # A fault is a place in the report, words that say what is wrong and what to do, and a
-# key of the codes. What judges one place returns the words, "" for a good one, and the
-# key where that differs; what judges several yields faults.
+# key of the codes. Without words it is none. What judges one place returns the words,
+# and the key where that differs; what judges several yields faults.
 #
 # null is as good as missing where Twilio's own libraries write it: for the region in
 # twilio-ruby, and for the parts of voice in twilio-java 7.
@@ -1354,7 +1354,7 @@ def _problems(report: dict[str, Any], signature: str, now: int) -> list[str]:
     else:
         faults = [
             *_header_faults(header, kind),
-            *_signature_faults(signature),
+            ("signature", _signature_fault(signature), "signature"),
             *_issuer_faults(claims, kind),
             *_time_faults(claims, now),
         ]
@@ -1364,7 +1364,11 @@ def _problems(report: dict[str, Any], signature: str, now: int) -> list[str]:
         faults += _grants_faults(claims)
 
     column = 0 if kind == "capability" else 1
-    return [_line(place, words, _CODES[key][column]) for place, words, key in faults]
+    return [
+        _line(place, words, _CODES[key][column])
+        for place, words, key in faults
+        if words
+    ]
 
 
 def _line(place: str, words: str, codes: str) -> str:
@@ -1395,13 +1399,32 @@ def _header_faults(header: dict[str, Any], kind: str) -> Iterator[tuple[str, str
         yield "header.crit", "must not be there; verify_token refuses it", ""
 
 
-def _signature_faults(signature: str) -> Iterator[tuple[str, str, str]]:
-    if not re.fullmatch(_SIGNATURE, signature):
-        words = (
-            "must be 43 characters of base64url; it is cut off, padded, or of another "
-            "algorithm than HS256"
+def _signature_fault(signature: str) -> str:
+    if re.fullmatch(_SIGNATURE, signature):
+        return ""
+    if re.fullmatch("[0-9A-Fa-f]{64}", signature) or _is_encoded_hex(signature):
+        what = "it is in hex; encode the bytes themselves"
+    elif set("+/=") & set(signature):
+        what = (
+            "it is in standard base64, or padded; a JWT has - for +, _ for / and no ="
         )
-        yield "signature", words, "signature"
+    elif not re.fullmatch("[A-Za-z0-9_-]*", signature):
+        what = "it has characters that base64url does not have"
+    elif len(signature) < 43:
+        what = "it is cut off"
+    else:
+        names = {64: ", SHA-384", 86: ", SHA-512"}
+        what = f"it is of another algorithm than HS256{names.get(len(signature), '')}"
+    return f"must be 43 characters of base64url: {what}"
+
+
+def _is_encoded_hex(signature: str) -> bool:
+    """Tell whether these are the hex digits of SHA-256 in base64url."""
+    if not re.fullmatch("[A-Za-z0-9_-]{86}", signature):
+        return False
+    return bool(
+        re.fullmatch(b"[0-9A-Fa-f]{64}", base64.urlsafe_b64decode(signature + "=="))
+    )
 
 
 def _issuer_faults(claims: dict[str, Any], kind: str) -> Iterator[tuple[str, str, str]]:
@@ -1409,14 +1432,12 @@ def _issuer_faults(claims: dict[str, Any], kind: str) -> Iterator[tuple[str, str
     words = _sid_words(claims, "iss", "AC" if kind == "capability" else "SK")
     if kind == "access" and words.endswith(_is_sid_of("AC")):
         words += ", which belongs in sub"
-    if words:
-        yield "claims.iss", words, "issuer"
+    yield "claims.iss", words, "issuer"
 
     words = _sid_words(claims, "sub", "AC") if kind == "access" else ""
     if words.endswith(_is_sid_of("SK")):
         words += ", which belongs in iss"
-    if words:
-        yield "claims.sub", words, "issuer"
+    yield "claims.sub", words, "issuer"
 
 
 def _sid_words(holder: dict[str, Any], name: str, prefix: str) -> str:
@@ -1445,19 +1466,17 @@ def _bare(text: str) -> str:
 def _time_faults(claims: dict[str, Any], now: int) -> Iterator[tuple[str, str, str]]:
     """Judge exp, iat and nbf against each other and against now, and aud."""
     words, key = _expiry_fault(claims, now)
-    if words:
-        yield "claims.exp", words, key
+    yield "claims.exp", words, key
 
     iat: Any = claims.get("iat")
     nbf: Any = claims.get("nbf")
     iat_words = _start_fault(iat, now) if "iat" in claims else ""
     nbf_words = _start_fault(nbf, now) if "nbf" in claims else ""
-    is_one_fault = iat_words == nbf_words != "" and _is_number(iat)
-    if iat_words and not is_one_fault:
-        yield "claims.iat", iat_words, ""
-    if nbf_words:
-        also = "; the same is true of iat" if is_one_fault else ""
-        yield "claims.nbf", nbf_words + also, "nbf"
+    if iat_words == nbf_words != "" and _is_number(iat):  # one fault of both
+        nbf_words += "; the same is true of iat"
+        iat_words = ""
+    yield "claims.iat", iat_words, ""
+    yield "claims.nbf", nbf_words, "nbf"
 
     if "aud" in claims:
         yield "claims.aud", "must not be there; verify_token refuses it", ""
@@ -1596,10 +1615,9 @@ def _readable_scope_faults(
 
     if params.get("clientName"):
         words, key = _name_words(params["clientName"], _MAX_CLIENT_NAME)
-        if words:
-            yield place + ".params.clientName", words, key
-    words = _sid_words(params, "appSid", "AP") if "appSid" in params else ""
-    if words:
+        yield place + ".params.clientName", words, key
+    if "appSid" in params:
+        words = _sid_words(params, "appSid", "AP")
         yield place + ".params.appSid", words, "application"
     for inner in ("appParams", "params"):
         if isinstance(params.get(inner), str):
@@ -1643,8 +1661,7 @@ def _grants_faults(claims: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
         yield "claims.grants.identity", words, "grants"
     else:
         words, key = _name_words(identity, _MAX_IDENTITY)
-        if words:
-            yield "claims.grants.identity", words, key
+        yield "claims.grants.identity", words, key
 
     voice = grants.get("voice")
     if isinstance(voice, dict):
@@ -1685,16 +1702,14 @@ def _voice_faults(voice: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
 
     if "push_credential_sid" in voice:
         words = _sid_words(voice, "push_credential_sid", "CR")
-        if words:
-            yield place + ".push_credential_sid", words, "push"
+        yield place + ".push_credential_sid", words, "push"
 
 
 def _outgoing_faults(
     place: str, outgoing: dict[str, Any]
 ) -> Iterator[tuple[str, str, str]]:
     words = _sid_words(outgoing, "application_sid", "AP")
-    if words:
-        yield place + ".application_sid", words, "application"
+    yield place + ".application_sid", words, "application"
 
     params = outgoing.get("params")
     if isinstance(params, dict):
