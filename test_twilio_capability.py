@@ -2252,7 +2252,16 @@ class InspectTokenTest(unittest.TestCase):
         cases: list[tuple[str, str, dict[str, Any]]] = [
             ("access", ACCESS_HEADER, {}),
             ("access", ACCESS_HEADER, {"scope": ""}),
-            ("access", HEADER, {"grants": None}),
+            ("access", HEADER, {"grants": None, "iss": "SK1"}),
+            ("access", HEADER, {"grants": [], "sub": "AC1", "iss": 1}),
+            ("access", '{"cty":"plivo;v=1"}', {"grants": {}, "iss": REAL_ACCOUNT}),
+            ("access", '{"cty":"Twilio-fpa;v=2"}', {"grants": {}}),
+            ("access", '{"cty":1}', {"grants": {}}),
+            ("unknown", HEADER, {"grants": None, "iss": ["SK1"], "sub": "SA1"}),
+            ("unknown", HEADER, {"grants": ["voice"], "iss": "https://a.b/"}),
+            ("unknown", '{"cty":"plivo;v=1"}', {"grants": {}, "iss": "MAXXX"}),
+            ("unknown", '{"cty":""}', {"grants": {"voice": {}}}),
+            ("capability", '{"cty":""}', {"grants": {}, "scope": "scope:a:b"}),
             ("access", HEADER, {"scope": "", "grants": {}}),
             ("capability", HEADER, {"scope": None, "iss": "AC1"}),
             ("capability", '{"cty":"JWT"}', {"scope": "", "iss": REAL_ACCOUNT}),
@@ -3078,7 +3087,10 @@ class ProblemsTest(unittest.TestCase):
         ]  # fmt: skip
         for kind, bad, expected in cases:
             with self.subTest(kind=kind, places=expected):
-                token = good_token(kind, dict.fromkeys(expected, bad))
+                changes = dict.fromkeys(expected, bad)
+                if "header.cty" in changes:  # with "a-b" it is another system's token
+                    changes["header.cty"] = "twilio"
+                token = good_token(kind, changes)
                 self.assertEqual(problem_places(token), expected)
         token = good_token("access", {"header.alg": 1, "claims.iss": 1})
         expected = ["header.alg", "signature", "claims.iss"]
@@ -3527,7 +3539,9 @@ class CommandLineTest(unittest.TestCase):
     def test_verify_knows_an_access_token_by_its_kind(self) -> None:
         other = '{"alg":"HS256","cty":"JWT"}'
         cases: list[tuple[str, str, dict[str, Any]]] = [
-            *((API_SECRET, header, {"grants": {}}) for header in (HEADER, other)),
+            (API_SECRET, HEADER, {"grants": {}}),
+            (API_SECRET, other, {"grants": {}, "iss": "SK1"}),
+            (AUTH_TOKEN, other, {"grants": {}}),
             (API_SECRET, ACCESS_HEADER, {"grants": {}}),
             (API_SECRET, ACCESS_HEADER, {}),
             (AUTH_TOKEN, other, {}),

@@ -1267,8 +1267,17 @@ def _is_deep(value: Any, levels: int = _MAX_DEPTH) -> bool:
 
 def _kind(header: dict[str, Any], claims: dict[str, Any]) -> str:
     """Return which kind of token this is, judged by its content."""
-    if header.get("cty") == _ACCESS_TYPE or "grants" in claims:
+    sids = [claims.get("iss"), claims.get("sub")]
+    is_twilios = any(isinstance(sid, str) and sid[:2] in ("AC", "SK") for sid in sids)
+
+    if header.get("cty") == _ACCESS_TYPE:
         return "access"
+    if "grants" in claims:
+        # Other systems have grants, too: Keycloak a list, Plivo with a cty of its own.
+        cty = header.get("cty")
+        is_others = isinstance(cty, str) and "twilio" not in cty.lower()
+        if is_twilios or (isinstance(claims["grants"], dict) and not is_others):
+            return "access"
     if "scope" in claims:
         # Other systems have a scope, too: OAuth, for one (RFC 8693, section 4.2).
         issuer, scope = claims.get("iss"), claims["scope"]
