@@ -2724,20 +2724,26 @@ LINES: list[tuple[str, dict[str, Any], str]] = [
      ("claims.exp: was past when the token was made, by its iat or nbf; was local time "
       "taken for UTC? (Twilio error 20104)")),
     ("access", {"claims.exp": NOW},
-     ("claims.exp: is past, since 2026-01-01T00:00:00Z; make a new token; if this one "
-      f"is new, {CLOCKS} (Twilio error 20104)")),
+     ("claims.exp: is past, since 2026-01-01T00:00:00Z; make a new token; if you "
+      "have just fetched it, your server may answer with a stored token, or its "
+      "clock and that of this machine differ (Twilio error 20104)")),
     ("capability", {"claims.exp": 10**9},
-     ("claims.exp: is past, since 2001-09-09T01:46:40Z; make a new token "
-      "(Twilio error 31205)")),
+     ("claims.exp: is past, since 2001-09-09T01:46:40Z; make a new token; if you "
+      "have just fetched it, your server may answer with a stored token (Twilio "
+      "error 31205)")),
     ("capability", {"claims.exp": NOW - 86401},
-     ("claims.exp: is past, since 2025-12-30T23:59:59Z; make a new token "
-      "(Twilio error 31205)")),
+     ("claims.exp: is past, since 2025-12-30T23:59:59Z; make a new token; if you "
+      "have just fetched it, your server may answer with a stored token (Twilio "
+      "error 31205)")),
     ("access", {"claims.exp": NOW - 86400, "claims.iat": NOW - 90000.5},
      ("claims.exp: is past, since 2025-12-31T00:00:00Z, 3600 seconds after it was "
-      f"made; make a new token; if this one is new, {CLOCKS} (Twilio error 20104)")),
+      "made; make a new token; if you have just fetched it, your server may answer "
+      "with a stored token, or its clock and that of this machine differ (Twilio "
+      "error 20104)")),
     ("access", {"claims.exp": NOW - 60, "claims.nbf": NOW - 63},
-     ("claims.exp: is past, since 2025-12-31T23:59:00Z, 3 seconds after it was made; "
-      "make a new token, with a longer ttl (Twilio error 20104)")),
+     ("claims.exp: is past, since 2025-12-31T23:59:00Z, 3 seconds after it was "
+      "made; make a new token, with a longer ttl; if you have just fetched it, your"
+      " server may answer with a stored token (Twilio error 20104)")),
     ("access", {"claims.iat": NOW + 600},
      f"claims.iat: is in the future; {CLOCKS}"),
     ("access", {"claims.iat": NOW + 600, "claims.nbf": NOW + 1},
@@ -2906,6 +2912,7 @@ class ProblemsTest(unittest.TestCase):
                 token = good_token("access", changes)
                 (line,) = inspect_token(token, now=NOW)["problems"]
                 self.assertEqual("clock" in line, is_blamed)
+                self.assertEqual("stored" in line, "is past" in line)
 
     def test_each_fault_of_a_scope_is_a_problem_with_its_place(self) -> None:
         for uris, place, codes in SCOPE_FAULTS:

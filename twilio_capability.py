@@ -1531,14 +1531,17 @@ def _expiry_fault(claims: dict[str, Any], now: int) -> tuple[str, str]:
 def _past(exp: int, start: float | None, now: int) -> str:
     """Return since when a token is past, and what may have gone wrong."""
     words = f"is past, since {_iso8601(exp)}"
-    if start is not None:
-        life = int(exp - start)
+    life = None if start is None else int(exp - start)
+    if life is not None:
         words += f", {life} seconds after it was made"
-        if life < 60:
-            return words + "; make a new token, with a longer ttl"
-    words += "; make a new token"
-    if now - exp <= _MAX_TTL:
-        words += "; if this one is new, " + _COMPARE_CLOCKS
+    is_short = life is not None and life < 60
+    words += (
+        "; make a new token, with a longer ttl" if is_short else "; make a new token"
+    )
+
+    words += "; if you have just fetched it, your server may answer with a stored token"
+    if now - exp <= _MAX_TTL and not is_short:
+        words += ", or its clock and that of this machine differ"
     return words
 
 
