@@ -2298,6 +2298,11 @@ class InspectTokenTest(unittest.TestCase):
         token = mint({"scope": "scope:a:b?appParams=a%3Db+c%26%C3%A9%3D%22%2525"})
         (scope,) = inspect_token(token)["scopes"]
         self.assertEqual(scope["params"]["appParams"], {"a": "b c", "é": '"%'})
+        token = mint({"scope": "scope:a:b?appParams=a%3D100%25%26b%3D%254%25zz"})
+        (scope,) = inspect_token(token)["scopes"]
+        self.assertEqual(scope["params"]["appParams"], {"a": "100%", "b": "%4%zz"})
+        with self.assertRaises(ValueError):
+            ScopeURI.parse("scope:a:b?c=100%")
 
     def test_of_very_many_scopes_the_first_100_are_shown(self) -> None:
         for count, more in (
@@ -2654,8 +2659,11 @@ SCOPE_FAULTS: list[tuple[list[str], str, str | None]] = [
     ([NAMED + "a" * 256, NAMED_APP], "", None),
     ([APP + "AP1", APP + REAL_ACCOUNT], ".params.appSid", "31100"),
     ([APP], ".params.appSid", "31100"),
-    ([APP_PARAMS + form for form in ("x", "a%3Db%26c", "a%3D1%26a%3D2", "a%3D%25")],
+    ([APP_PARAMS + form for form in ("x", "a%3Db%26c", "a%3D1%26a%3D2", "a%3D%25FF")],
      ".params.appParams", ""),
+    ([APP_PARAMS + form for form in ("a%3D%25", "a%3D100%25", "a%3D%25%26b%3D%25zz")],
+     "", None),
+    ([APP_PARAMS + "a%3D1%26clientName%3Dann%26params%3D%253D"], "", None),
     (["scope:stream:subscribe?params=x"], ".params.params", ""),
     ([APP_PARAMS, "scope:stream:subscribe?appParams=a%3Db"], "", None),
     ([APP_PARAMS + "Foo%3DAnn+Veal", APP_PARAMS + "Foo%3D%C3%A9%22"], "", None),

@@ -1299,8 +1299,10 @@ def _scope_report(uri: str) -> dict[str, Any]:
     params: dict[str, Any] = dict(scope.params)
     for name in ("appParams", "params"):
         if name in params:
-            # twilio-ruby encodes them once, where every other library does so twice.
-            query = quote(params[name], safe="!$&'()*+,;=:@/?%")
+            # twilio-ruby encodes them once, where every other library does so twice:
+            # then a % need not begin an escape.
+            query = re.sub("%(?![0-9A-Fa-f]{2})", "%25", params[name])
+            query = quote(query, safe="!$&'()*+,;=:@/?%")
             decoded = _form_decoded(query)
             if decoded is not None:
                 params[name] = decoded
