@@ -1583,27 +1583,40 @@ def _scope_faults(
         )
         yield "claims.scope", words, ""
 
-    for i, report in enumerate(reports):
-        if "unreadable" in report:
-            yield f"scopes[{i}]", _unreadable(report["unreadable"]), ""
+    uris = scope.split() if isinstance(scope, str) else []
+    for i, (uri, report) in enumerate(zip(uris, reports)):
+        words = _scope_fault(uri, is_readable="unreadable" not in report)
+        if words:
+            yield f"scopes[{i}]", words, ""
         else:
             yield from _readable_scope_faults(f"scopes[{i}]", report)
 
 
-def _unreadable(uri: str) -> str:
-    """Return why a scope cannot be read."""
-    if not uri.startswith("scope:"):
-        return (
-            "must be a scope URI, such as scope:client:incoming?clientName=Alice; was "
-            "a space before it not encoded?"
-        )
+def _scope_fault(uri: str, is_readable: bool) -> str:
+    """Return why a scope cannot be read, or is read as another, or an empty str."""
+    names = "(appSid|appParams|clientName|path|params)"
+    encoded_too_much = "has its =, & or ? encoded, too; encode the values alone"
+    if re.search("(?i:scope(:|%3A)(client|stream)(:|%3A))", uri[1:]):
+        return "must be one scope URI; a space belongs between two, and nothing else"
+    if "&amp;" in uri:
+        return "is written as HTML; write & for &amp;"
+    if re.search(f"%26{names}=", uri):
+        return encoded_too_much
+    if is_readable:
+        return ""
+
     head, _, query = uri.partition("?")
+    if re.search("(?i)^scope%3A|%3F", head) or re.search(f"(?i)[?&]{names}%3D", uri):
+        return encoded_too_much
+    example = "must be a scope URI, such as scope:client:incoming?clientName=Alice"
+    if not uri.startswith("scope:"):
+        return f"{example}; was a space before it not encoded?"
     if not query or not re.fullmatch(f"scope:{_SCOPE_WORD}:{_SCOPE_WORD}", head):
-        return "must be a scope URI, such as scope:client:incoming?clientName=Alice"
+        return example
 
     fields = query.split("&")
-    names = [field.partition("=")[0] for field in fields]
-    if len(set(names)) < len(names) or not all("=" in field for field in fields):
+    names_given = [field.partition("=")[0] for field in fields]
+    if len(set(names_given)) < len(fields) or not all("=" in field for field in fields):
         return (
             "has broken params; was an = or & in them not encoded? appParams and "
             "params must be encoded as a whole"
