@@ -2633,7 +2633,15 @@ FAULTS: list[tuple[str, list[Any], str | None, str | None]] = [
     (VOICE + ".outgoing.params", [[], 1, True, {"a": []}, {"a": {}}, {"a": None}],
      None, ""),
     (VOICE + ".outgoing.params",
-     [MISSING, None, {}, "a=b", {"a": "b", "c": 1, "d": 1.5, "e": True}], None, None),
+     [MISSING, None, {}, "a=b", {"a": "b", "c": 1, "d": 1.5, "e": True},
+      {"undefined": "null", "b": "None", "c": "true", "d": "nil", "e": "", "f": " NaN",
+       "g": "Undefined", "h": "your_id", "i": "hi {{name}}", "j": "AP1", "k": "{1}"}],
+     None, None),
+    (VOICE + ".outgoing.params",
+     [{"a": text} for text in (
+         "undefined", "NaN", "[object Object]", "<nil>", "Optional(nil)", "(null)",
+         "{{id}}", "${id}", "#{id}", "<%= id %>", "{user_id}", "%(id)s",
+         "process.env.ID", "os.environ['ID']")], None, ""),
     (VOICE + ".push_credential_sid", ["", "CR123", REAL_APP, 1], None, "52002"),
     (VOICE + ".push_credential_sid", [MISSING, None], None, None),
 ]
@@ -2795,6 +2803,20 @@ LINES: list[tuple[str, dict[str, Any], str]] = [
     ("capability", {"claims.scope": APP_PARAMS + "a=1&b=2"},
      ("scopes[0].params: has a name that client:outgoing does not have; was an = or & "
       "not encoded?")),
+    ("capability", {"claims.scope": APP_PARAMS + "a%3Dundefined"}, ("scopes[0].params.appParams: has a wrong value: it is what a program writes "
+      "for no value")),
+    ("capability", {"claims.scope": APP_PARAMS + "a%3D%257B%257Bid%257D%257D"}, ("scopes[0].params.appParams: has a wrong value: it is a placeholder that was "
+      "not filled in; put your own in")),
+    ("capability", {"claims.scope": "scope:stream:subscribe?params=a%3DNaN"}, ("scopes[0].params.params: has a wrong value: it is what a program writes for "
+      "no value")),
+    ("capability", {"claims.scope": APP_PARAMS + "a%26b"}, ("scopes[0].params.appParams: must be form-encoded NAME=VALUE pairs; encode "
+      "each name and value")),
+    ("access", {VOICE + ".outgoing.params": {"a": "b", "c": "[object Object]"}}, ("claims.grants.voice.outgoing.params: has a wrong value: it is what a program"
+      " writes for no value")),
+    ("access", {VOICE + ".outgoing.params": {"a": "{{user_id}}"}}, ("claims.grants.voice.outgoing.params: has a wrong value: it is a placeholder "
+      "that was not filled in; put your own in")),
+    ("access", {VOICE + ".outgoing.params": {"a": None}}, ("claims.grants.voice.outgoing.params: must hold strings, numbers, true and "
+      "false, and nothing else")),
     ("access", {IDENTITY: "a" * 122},
      ("claims.grants.identity: must be 1 to 121 of A-Za-z0-9_: it is too long, take"
       " a shorter one (Twilio error 31105)")),

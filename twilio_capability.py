@@ -1647,9 +1647,20 @@ def _readable_scope_faults(
         words = _sid_words(params, "appSid", "AP")
         yield place + ".params.appSid", words, "application"
     for inner in ("appParams", "params"):
+        words = _value_fault(params.get(inner))
         if isinstance(params.get(inner), str):
-            words = "must be form-encoded NAME=VALUE pairs; make a new token"
-            yield f"{place}.params.{inner}", words, ""
+            words = "must be form-encoded NAME=VALUE pairs; encode each name and value"
+        yield f"{place}.params.{inner}", words, ""
+
+
+def _value_fault(params: Any) -> str:
+    """Return what is wrong with the values of params, or an empty str."""
+    values = params.values() if isinstance(params, dict) else []
+    for value in values:
+        what = _look(value, "param") if isinstance(value, str) else ""
+        if what:
+            return f"has a wrong value: {what}"
+    return ""
 
 
 def _name_words(name: str, most: int) -> tuple[str, str]:
@@ -1739,6 +1750,7 @@ def _outgoing_faults(
     yield place + ".application_sid", words, "application"
 
     params = outgoing.get("params")
+    yield place + ".params", _value_fault(params), ""
     if isinstance(params, dict):
         types = {type(value) for value in params.values()}
         if not types <= {str, int, float, bool}:
