@@ -2672,6 +2672,7 @@ SCOPE_FAULTS: list[tuple[list[str], str, str | None]] = [
     ([APP_PARAMS + form for form in ("a%3D%25", "a%3D100%25", "a%3D%25%26b%3D%25zz")],
      "", None),
     ([APP_PARAMS + "a%3D1%26clientName%3Dann%26params%3D%253D"], "", None),
+    ([APP_PARAMS + "To%3Dscope%3Aclient%3Aincoming"], "", None),
     (["scope:stream:subscribe?params=x"], ".params.params", ""),
     ([APP_PARAMS, "scope:stream:subscribe?appParams=a%3Db"], "", None),
     ([APP_PARAMS + "Foo%3DAnn+Veal", APP_PARAMS + "Foo%3D%C3%A9%22"], "", None),
@@ -2794,7 +2795,7 @@ LINES: list[tuple[str, dict[str, Any], str]] = [
     ("capability", {"claims.scope": f"{APP}{REAL_APP}%26appParams=a"}, "scopes[0]: has its =, & or ? encoded, too; encode the values alone"),
     ("capability", {"claims.scope": f"{NAMED}a+{APP}{REAL_APP}&clientName=a"}, "scopes[0]: must be one scope URI; a space belongs between two, and nothing else"),
     ("capability", {"claims.scope": f"{NAMED}a,{APP}{REAL_APP}&appParams="}, "scopes[0]: must be one scope URI; a space belongs between two, and nothing else"),
-    ("capability", {"claims.scope": f"{NAMED}a%20scope%3astream%3asubscribe"}, "scopes[0]: must be one scope URI; a space belongs between two, and nothing else"),
+    ("capability", {"claims.scope": f"{NAMED}a%20scope:stream:subscribe"}, "scopes[0]: must be one scope URI; a space belongs between two, and nothing else"),
     ("capability", {"claims.scope": f"{APP}{REAL_APP}&amp;clientName=a"}, "scopes[0]: is written as HTML; write & for &amp;"),
     ("capability", {"claims.scope": f"{NAMED}a&amp;x&y"}, "scopes[0]: is written as HTML; write & for &amp;"),
     ("capability", {"claims.scope": "https://example.com/?a&b"},
@@ -2866,6 +2867,10 @@ LINES: list[tuple[str, dict[str, Any], str]] = [
       "not a list")),
 ]
 # fmt: on
+
+
+# The claims of a good access token.
+CLAIMS: dict[str, Any] = json.loads(decoded(good_token("access").split(".")[1]))
 
 
 class ProblemsTest(unittest.TestCase):
@@ -3104,6 +3109,194 @@ class ProblemsTest(unittest.TestCase):
                 (line,) = inspect_token(f"{start}.{bad}", now=NOW)["problems"]
                 expected = f"signature: must be 43 characters of base64url: {words}"
                 self.assertEqual(line, f"{expected} (Twilio error 31202)")
+
+    def test_a_name_in_a_wrong_place_is_told_its_right_one(self) -> None:
+        app = VOICE + ".outgoing.application_sid"
+        allow, params = VOICE + ".incoming.allow", VOICE + ".outgoing.params"
+        push = VOICE + ".push_credential_sid"
+        named = {"application_sid": REAL_APP}
+        is_missing = "is missing; it must be an object with identity and voice"
+        # What is changed; then each place of a name, its right place, and its codes,
+        # or the whole of another line.
+        cases: list[tuple[dict[str, Any], list[Any]]] = [
+            ({"claims.region": "ie1"}, [("claims.region", "header.twr", "")]),
+            ({"claims.twr": "ie1"}, [("claims.twr", "header.twr", "")]),
+            ({"header.region": "au1"}, [("header.region", "header.twr", "")]),
+            ({VOICE + ".Region": "us1"}, [(VOICE + ".Region", "header.twr", "")]),
+            (
+                {"claims.cty": "twilio-fpa;v=1", "header.cty": MISSING},
+                [("claims.cty", "header.cty", HEADER_CODES)],
+            ),
+            (
+                {"header.algorithm": "HS256", "header.alg": MISSING},
+                [("header.algorithm", "header.alg", HEADER_CODES)],
+            ),
+            (
+                {"claims.issuer": REAL_KEY, "claims.iss": MISSING},
+                [("claims.issuer", "claims.iss", SID_CODES)],
+            ),
+            (
+                {"claims.subject": REAL_ACCOUNT, "claims.sub": MISSING},
+                [("claims.subject", "claims.sub", SID_CODES)],
+            ),
+            (
+                {"claims.account_sid": REAL_ACCOUNT, "claims.sub": MISSING},
+                [("claims.account_sid", "claims.sub", SID_CODES)],
+            ),
+            (
+                {"claims.expiresAt": NOW + 60, "claims.exp": MISSING},
+                [("claims.expiresAt", "claims.exp", "20104")],
+            ),
+            (
+                {"claims.identity": "a", IDENTITY: MISSING},
+                [("claims.identity", IDENTITY, GRANT_CODES)],
+            ),
+            (
+                {VOICE + ".identity": "a", IDENTITY: ""},
+                [(VOICE + ".identity", IDENTITY, GRANT_CODES)],
+            ),
+            (
+                {"claims.grants.indentity": "a", IDENTITY: MISSING},
+                [("claims.grants.indentity", IDENTITY, GRANT_CODES)],
+            ),
+            (
+                {"claims.grants.Identity": "a", IDENTITY: None},
+                [("claims.grants.Identity", IDENTITY, GRANT_CODES)],
+            ),
+            (
+                {"claims.voice": {"incoming": {"allow": True}}, VOICE: MISSING},
+                [("claims.voice", VOICE, GRANT_CODES)],
+            ),
+            (
+                {
+                    "claims.identity": "a",
+                    "claims.voice": {"incoming": {"allow": True}},
+                    "claims.grants": MISSING,
+                },
+                [
+                    ("claims.identity", IDENTITY, ""),
+                    ("claims.voice", VOICE, GRANT_CODES),
+                ],
+            ),
+            (
+                {"claims.identity": "a", "claims.grants": MISSING},
+                [
+                    f"claims.grants: {is_missing} (Twilio errors {GRANT_CODES})",
+                    ("claims.identity", IDENTITY, ""),
+                ],
+            ),
+            (
+                {"claims.grants.incoming": {"allow": True}, VOICE: MISSING},
+                [("claims.grants.incoming", VOICE + ".incoming", GRANT_CODES)],
+            ),
+            (
+                {VOICE: {"outgoing_application_sid": REAL_APP, "incoming_allow": True}},
+                [
+                    (VOICE + ".outgoing_application_sid", app, GRANT_CODES),
+                    (VOICE + ".incoming_allow", allow, GRANT_CODES),
+                ],
+            ),
+            (
+                {
+                    VOICE: {
+                        "incoming": {"allow": True},
+                        "outgoingApplicationSid": REAL_APP,
+                    }
+                },
+                [(VOICE + ".outgoingApplicationSid", app, "")],
+            ),
+            (
+                {VOICE: {"incomming": {"allow": True}}},
+                [(VOICE + ".incomming", VOICE + ".incoming", GRANT_CODES)],
+            ),
+            (
+                {VOICE + ".incoming": {"allowed": True}},
+                [(VOICE + ".incoming.allowed", allow, "")],
+            ),
+            (
+                {VOICE + ".incoming": {"Allow": True}},
+                [(VOICE + ".incoming.Allow", allow, "")],
+            ),
+            ({VOICE: {"params": {"a": "b"}}}, [
+                (f"{VOICE}: allows neither incoming nor outgoing calls; allow one "
+                f"(Twilio errors {GRANT_CODES})"),
+                (VOICE + ".params", params, ""),
+            ]),
+            (
+                {VOICE + ".outgoing": {"applicationSid": REAL_APP}},
+                [(VOICE + ".outgoing.applicationSid", app, "21218, 31100")],
+            ),
+            (
+                {VOICE + ".outgoing": {**named, "application_params": {"a": "b"}}},
+                [(VOICE + ".outgoing.application_params", params, "")],
+            ),
+            (
+                {VOICE + ".pushCredentialSid": REAL_CREDENTIAL, push: MISSING},
+                [(VOICE + ".pushCredentialSid", push, "")],
+            ),
+            (
+                {"claims.grants.push_credential_sid": REAL_CREDENTIAL, push: None},
+                [("claims.grants.push_credential_sid", push, "")],
+            ),
+            (
+                {"claims.grants.push-credential": REAL_CREDENTIAL, VOICE: {}},
+                [("claims.grants.push-credential", push, GRANT_CODES)],
+            ),
+        ]  # fmt: skip
+        for changes, expected in cases:
+            lines = []
+            for line in expected:
+                if isinstance(line, tuple):
+                    place, target, codes = line
+                    line = f"{place}: is not read here; it belongs in {target}"
+                    if codes:
+                        errors = "errors" if "," in codes else "error"
+                        line += f" (Twilio {errors} {codes})"
+                lines.append(line)
+            with self.subTest(changes=changes):
+                token = good_token("access", changes)
+                self.assertEqual(inspect_token(token, now=NOW)["problems"], lines)
+
+    def test_a_name_is_not_compared_where_it_may_be_somebodys_own(self) -> None:
+        push = VOICE + ".push_credential_sid"
+        fifty = {f"x{chr(97 + i // 26)}{chr(97 + i % 26)}": 1 for i in range(50)}
+        cases: list[dict[str, Any]] = [
+            {"claims.region": region} for region in ("Ireland", "", 1, None, "ie1\n")
+        ]
+        cases += [{"claims.region": "ie1", "header.twr": "us1"}]
+        cases += [{"claims.issuer": "x", "claims.voice": {}, "claims.incoming": 1}]
+        cases += [{"claims.pushCredentialSid": None, push: MISSING}]
+        cases += [{f"claims.grants.{name}": 1} for name in ("video", "rtc", "chat")]
+        for name in ("params", "application_sid", "allow", "allowed", "app_sid"):
+            outside = {f"claims.{name}": 1, f"claims.grants.{name}": 1}
+            cases.append({**outside, VOICE: {"incoming": {"allow": True}}})
+        cases += [{VOICE: {"allow": 1, "push_credential_sid": REAL_CREDENTIAL}}]
+        cases += [{VOICE + ".outgoing.allow": 1, VOICE + ".incoming": MISSING}]
+        cases += [{VOICE + ".outgoing.params": {"region": "ie1", "twr": "ie1"}}]
+        cases += [{"claims.grants.video": {"region": "ie1", "incoming_allow": True}}]
+        for name in ("pushCredentialSid1", "push credential", "p\u00fcshcredentialsid"):
+            cases.append({"claims." + name: REAL_CREDENTIAL, push: MISSING})
+        long_name = "pushcredentialsid" + "_" * 23
+        cases.append({f"claims.{long_name}_": REAL_CREDENTIAL, push: MISSING})
+        for name in ("jti", "iat", "nbf", "kid", "cred", "sid", "voices_of", "ongoing"):
+            cases.append({f"claims.{name}": NOW, VOICE + ".outgoing": MISSING})
+        cases.append({"claims": {**fifty, **CLAIMS, "region": "ie1"}})
+        for changes in cases:
+            with self.subTest(changes=changes):
+                token = good_token("access", changes)
+                self.assertEqual(inspect_token(token, now=NOW)["problems"], [])
+        for changes in (
+            {f"claims.{long_name}": REAL_CREDENTIAL, push: MISSING},
+            {"claims": {**dict(list(fifty.items())[:45]), **CLAIMS, "region": "ie1"}},
+        ):
+            with self.subTest(changes=changes):
+                token = good_token("access", changes)
+                self.assertEqual(len(inspect_token(token, now=NOW)["problems"]), 1)
+
+    def test_a_capability_token_may_have_any_names(self) -> None:
+        changes = {"claims.region": "ie1", "claims.voice": {}, "header.twr": "ie1"}
+        token = good_token("capability", changes)
+        self.assertEqual(inspect_token(token, now=NOW)["problems"], [])
 
     def test_of_a_token_of_unknown_kind_only_that_is_said(self) -> None:
         for claims in (

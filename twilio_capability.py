@@ -1356,6 +1356,39 @@ _SCOPE_PARAMS = {
 }
 
 
+_VOICE = "claims.grants.voice"
+_PARAMS = f"{_VOICE}.outgoing.params"
+
+# Where Twilio reads an access token, and what people call that who write it elsewhere,
+# in small letters and without _ and -.
+_NAMES_OF_PLACES = {
+    "header.alg": "alg algorithm",
+    "header.typ": "typ",
+    "header.cty": "cty contenttype",
+    "header.twr": "twr region",
+    "claims.iss": "iss issuer apikeysid",
+    "claims.sub": "sub subject accountsid",
+    "claims.exp": "exp expires expiresat expiration validuntil",
+    "claims.grants": "grants",
+    "claims.grants.identity": "identity clientname",
+    _VOICE: "voice voicegrant programmablevoice",
+    f"{_VOICE}.incoming": "incoming",
+    f"{_VOICE}.incoming.allow": "allow allowed incomingallow allowincoming",
+    f"{_VOICE}.outgoing": "outgoing",
+    f"{_VOICE}.outgoing.application_sid": (
+        "applicationsid appsid twimlappsid outgoingapplicationsid"
+    ),
+    _PARAMS: "params appparams applicationparams outgoingparams "
+    "outgoingapplicationparams",
+    f"{_VOICE}.push_credential_sid": "pushcredentialsid pushcredential",
+}
+_PLACES = {
+    name: place for place, names in _NAMES_OF_PLACES.items() for name in names.split()
+}
+# Elsewhere these may be somebody's own.
+_ONLY_IN_VOICE = ("allow", "allowed", "applicationsid", "appsid", "appparams", "params")
+
+
 def _problems(report: dict[str, Any], signature: str, now: int) -> list[str]:
     """Return a line for each fault of the token in a report."""
     kind, header, claims = report["kind"], report["header"], report["claims"]
@@ -1373,6 +1406,7 @@ def _problems(report: dict[str, Any], signature: str, now: int) -> list[str]:
         faults += _scope_faults(claims["scope"], report["scopes"])
     elif kind == "access":
         faults += _grants_faults(claims)
+        faults = _add_misplaced(faults, {"header": header, "claims": claims})
 
     column = 0 if kind == "capability" else 1
     return [
@@ -1596,7 +1630,7 @@ def _scope_fault(uri: str, is_readable: bool) -> str:
     """Return why a scope cannot be read, or is read as another, or an empty str."""
     names = "(appSid|appParams|clientName|path|params)"
     encoded_too_much = "has its =, & or ? encoded, too; encode the values alone"
-    if re.search("(?i:scope(:|%3A)(client|stream)(:|%3A))", uri[1:]):
+    if re.search("scope:(client|stream):", uri[1:]):  # in a value a : is encoded
         return "must be one scope URI; a space belongs between two, and nothing else"
     if "&amp;" in uri:
         return "is written as HTML; write & for &amp;"
@@ -1759,6 +1793,66 @@ def _outgoing_faults(
     elif params is not None and not isinstance(params, str):
         words = f"must be an object of strings and numbers, not {_json_type(params)}"
         yield place + ".params", words, ""
+
+
+def _add_misplaced(
+    faults: list[tuple[str, str, str]], token: dict[str, Any]
+) -> list[tuple[str, str, str]]:
+    """Add a fault for each name in a wrong place, which may explain another fault."""
+    misplaced = list(_misplaced(token))
+    rest = [
+        fault
+        for fault in faults
+        if not any(_explains(target, fault[0]) for _, target in misplaced)
+    ]
+    for place, target in misplaced:
+        keys = [key for at, words, key in faults if words and _explains(target, at)]
+        words = f"is not read here; it belongs in {target}"
+        rest.append((place, words, keys[0] if keys else ""))
+    return rest
+
+
+def _explains(target: str, place: str) -> bool:
+    """Tell whether what belongs in `target` is what a fault at `place` misses."""
+    # A name or params alone allow nothing.
+    allows = target not in ("claims.grants.identity", _PARAMS)
+    return place == target or (allows and target.startswith(place + "."))
+
+
+def _misplaced(token: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield where a name stands that Twilio reads elsewhere, and that place."""
+    from difflib import get_close_matches
+
+    holders = ["header", "claims", "claims.grants", _VOICE]
+    for holder in (*holders, f"{_VOICE}.incoming", f"{_VOICE}.outgoing"):
+        members = _at(token, holder)
+        # Of a hostile token no more names than these, as looking takes time.
+        names = list(members)[:50] if isinstance(members, dict) else []
+        for name in names:
+            if not re.fullmatch("[A-Za-z_-]{1,40}", name) or name == "allow":
+                continue
+            key = re.sub("[_-]", "", name).lower()
+            if key not in _PLACES:
+                key = "".join(get_close_matches(key, _PLACES, 1, 0.85))
+            place, target = f"{holder}.{name}", _PLACES.get(key, "")
+            if target in ("", place) or _at(token, target) not in (None, ""):
+                continue
+            if key in _ONLY_IN_VOICE and not holder.startswith(_VOICE):
+                continue
+            value = members[name]
+            is_region = isinstance(value, str) and re.fullmatch(_REGION, value)
+            if value is not None and (is_region or target != "header.twr"):
+                yield place, target
+
+
+def _at(token: dict[str, Any], place: str) -> Any:
+    """Return what stands at a place, or in the way to it, or else None."""
+    value: Any = token
+    for name in place.split("."):
+        if not isinstance(value, dict):
+            break
+        value = value.get(name)
+    return value
 
 
 # ---- The command line ----------------------------------------------------------------
