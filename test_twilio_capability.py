@@ -3657,16 +3657,64 @@ class CommandLineTest(unittest.TestCase):
         self.assert_fails(2, "ignored", "generate", "--events=sec'ret \"s3cr3t")
         self.assert_fails(2, "client_name", "generate", "--incoming", "AC123123 s3cr3t")
 
-    def test_swapped_credentials_are_refused_and_not_shown(self) -> None:
-        swapped = {"TWILIO_ACCOUNT_SID": AUTH_TOKEN, "TWILIO_AUTH_TOKEN": "AC123123"}
-        self.assert_fails(2, "account_sid", "generate", "--incoming", "a", env=swapped)
+    def test_a_malformed_variable_is_named_by_its_own_name(self) -> None:
+        plain, access = "generate --incoming a", "generate --access --incoming a"
+        token = capability_of_alice(auth_token=AUTH_TOKEN).generate_token(now=NOW)
+        secret = "must be a secret as Twilio shows it: "
+        quotes = "remove the quotes around it"
+        space = (
+            "remove the white space (its line break?) or byte order mark at its ends"
+        )
+        account = "must be an account's SID, AC and one or more of A-Za-z0-9"
+        key = "must be an API key's SID, SK and one or more of A-Za-z0-9"
+        for arguments, name, value, fault in (
+            (plain, "TWILIO_ACCOUNT_SID", AUTH_TOKEN, account),
+            (plain, "TWILIO_ACCOUNT_SID", '"AC123123"', f"{account}: {quotes}"),
+            (access, "TWILIO_ACCOUNT_SID", "AC123123\r", f"{account}: {space}"),
+            (access, "TWILIO_API_KEY", "'SK123123'", f"{key}: {quotes}"),
+            (access, "TWILIO_API_KEY", "AC123123", f"{key}: it is an account's SID"),
+            (plain, "TWILIO_AUTH_TOKEN", REAL_KEY, secret + "it is an API key's SID"),
+            (access, "TWILIO_API_SECRET", f'"{API_SECRET}"', secret + quotes),
+            (access, "TWILIO_API_SECRET", API_SECRET + "\r", secret + space),
+            (f"verify {token}", "TWILIO_AUTH_TOKEN", AUTH_TOKEN + "\n", secret + space),
+            (
+                f"verify {token}",
+                "TWILIO_AUTH_TOKEN",
+                f"'{AUTH_TOKEN}'",
+                secret + quotes,
+            ),
+        ):
+            with self.subTest(name=name, fault=fault):
+                env = {**ENVIRONMENT, name: value}
+                result = run_main(*arguments.split(), env=env)
+                message = f"twilio-capability: {name} {fault}\n"
+                self.assertEqual(result, (2, "", message))
+
+    def test_generate_names_access_where_only_that_can_work(self) -> None:
+        unset = "TWILIO_AUTH_TOKEN must be set in the environment"
+        hint = "; or make an access token: give --access"
+        no_token = env_without("TWILIO_AUTH_TOKEN")
+        for env, message in (
+            (no_token, unset + hint),
+            ({**no_token, "TWILIO_AUTH_TOKEN": ""}, unset + hint),
+            ({**no_token, "TWILIO_API_KEY": ""}, unset),
+            ({"TWILIO_API_KEY": "SK1"}, f"TWILIO_ACCOUNT_SID, {unset}{hint}"),
+            (
+                env_without("TWILIO_ACCOUNT_SID"),
+                "TWILIO_ACCOUNT_SID must be set in the environment",
+            ),
+        ):
+            with self.subTest(message=message):
+                result = run_main("generate", "--incoming", "a", env=env)
+                self.assertEqual(result, (2, "", f"twilio-capability: {message}\n"))
 
     def test_bytes_that_are_no_text_are_refused(self) -> None:
         byte = "\udcff"  # as Python hands on a byte that is not UTF-8
         generate = ["generate", "--outgoing", "AP1"]
         self.assert_fails(2, "params", *generate, "--param", "a=" + byte)
         variables = {**ENVIRONMENT, "TWILIO_AUTH_TOKEN": byte}
-        self.assert_fails(2, "auth_token", *generate, env=variables)
+        reason = "TWILIO_AUTH_TOKEN must be free of lone surrogates"
+        self.assert_fails(2, reason, *generate, env=variables)
         self.assert_fails(1, "not ASCII", "verify", byte)
         self.assert_fails(1, "not ASCII", "inspect", stdin=f"{byte}.{byte}.{byte}")
         for stdin in (b"\xff", b"\xff.\xff.\xff"):
@@ -3737,6 +3785,7 @@ class CommandLineTest(unittest.TestCase):
         unset = env_without(account, key)
         iss = "claims.iss: is not the {} that is set in the environment"
         sub = iss.replace("iss", "sub")
+        around = "claims.{}: {} has quotes or white space around it; remove that"
         cases: list[tuple[str, dict[str, str], list[str]]] = [
             ("capability", right, []),
             ("capability", unset, []),
@@ -3744,6 +3793,18 @@ class CommandLineTest(unittest.TestCase):
             ("access", right, []),
             ("access", {**unset, account: ""}, []),
             ("access", other, [iss.format(key), sub.format(account)]),
+            ("access", {**right, key: f'"{REAL_KEY}"'}, [around.format("iss", key)]),
+            ("access", {**right, key: REAL_KEY + "\r"}, [around.format("iss", key)]),
+            (
+                "access",
+                {**right, account: f" '{REAL_ACCOUNT}'"},
+                [around.format("sub", account)],
+            ),
+            (
+                "capability",
+                {**right, account: "'AC1'"},
+                [around.format("iss", account), iss.format(account)],
+            ),
         ]
         for kind, env, lines in cases:
             with self.subTest(kind=kind, env=env):
@@ -3758,16 +3819,49 @@ class CommandLineTest(unittest.TestCase):
                 output = run_main("verify", token, env=other).output
                 self.assertNotIn("is not the", output)
 
-    def test_the_name_of_a_file_is_told_how_to_be_read(self) -> None:
-        for command in ("verify", "inspect"):
-            self.assert_fails(1, "the name of a file.*< FILE", command, str(MODULE))
-            self.assert_fails(1, "must be a bare JWT", command, str(HERE))
-            self.assert_fails(1, "must be a bare JWT", command, "no-such-file\0")
+    def test_the_name_of_a_file_or_folder_is_told_how_to_be_read(self) -> None:
+        file = "TOKEN is the name of a file: to read it, use < FILE"
+        folder = "TOKEN is the name of a folder: give the token itself"
+        with tempfile.TemporaryDirectory(prefix="app-1.2.0") as path:
+            like_a_token = Path(path, "a.b.c")
+            like_a_token.write_text("x", encoding="utf-8")
+            for reason, token in (
+                (file, str(MODULE)),
+                (file, str(like_a_token)),
+                (folder, path),
+                (folder, path + os.sep),
+                ("token must be a bare JWT: ", str(Path(path, "d.e.f g"))),
+                ("token must be a bare JWT: ", "no-such-file\0"),
+            ):
+                for command in ("verify", "inspect"):
+                    line = "twilio-capability: " + re.escape(reason)
+                    self.assert_fails(1, line, command, token)
 
-    def test_verify_says_nothing_of_a_token_when_the_secret_is_at_fault(self) -> None:
-        token = capability_of_alice(auth_token=AUTH_TOKEN).generate_token(now=NOW)
-        variables = {**ENVIRONMENT, "TWILIO_AUTH_TOKEN": AUTH_TOKEN + "\n"}
-        self.assert_fails(2, "secret must.*line break", "verify", token, env=variables)
+    def test_verify_says_how_the_secret_was_spelled_that_has_signed(self) -> None:
+        device = capability_of_alice(auth_token=None)
+        good = device.generate_access_token("SK123123", API_SECRET, now=NOW)
+        start, _, _ = good.rpartition(".")
+        removed = "remove that where the token is made"
+        needed = "an access token needs TWILIO_API_SECRET"
+        for how, spelling in (
+            ("in double quotes", '"{}"'),
+            ("in single quotes", "'{}'"),
+            ("with a line break at its end", "{}\n"),
+            ("with a carriage return and a line break at its end", "{}\r\n"),
+            ("with a carriage return at its end", "{}\r"),
+            ("with a space at its end", "{} "),
+        ):
+            for name, secret, way_out in (
+                ("TWILIO_API_SECRET", API_SECRET, removed),
+                ("TWILIO_AUTH_TOKEN", AUTH_TOKEN, needed),
+            ):
+                with self.subTest(name=name, how=how):
+                    token = signed(start, spelling.format(secret))
+                    status, output, errors = run_main("verify", token)
+                    self.assertEqual((status, output[:1]), (1, "{"))
+                    self.assertEqual(json.loads(output)["signature"], "invalid")
+                    line = f"the token is signed with {name} {how}; {way_out}"
+                    self.assertEqual(errors, f"twilio-capability: {line}\n")
 
     def test_verify_and_its_report_go_by_one_clock(self) -> None:
         token = capability_of_alice(auth_token=AUTH_TOKEN).generate_token(60, now=NOW)

@@ -1931,10 +1931,12 @@ def _run(argv: Sequence[str] | None) -> tuple[int, str, str]:
         token = given.token
         if token in (None, "-"):
             token = _standard_input()
+        elif os.path.isdir(token):
+            return 1, "", "TOKEN is the name of a folder: give the token itself"
+        elif os.path.exists(token):
+            return 1, "", "TOKEN is the name of a file: to read it, use < FILE"
         return _report_on(token, is_verifying=given.command == "verify")
     except InvalidTokenError as error:
-        if given.token and os.path.isfile(given.token):
-            return 1, "", "TOKEN is the name of a file: to read it, use < FILE"
         return 1, "", str(error)
     except ValueError as error:
         return 2, "", str(error)
@@ -2061,7 +2063,11 @@ def _generate(given: Namespace) -> str:
             region=given.region,
         )
 
-    account_sid, secret = _variables("TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN")
+    hint = ""
+    if os.environ.get("TWILIO_API_KEY") and not os.environ.get("TWILIO_AUTH_TOKEN"):
+        hint = "; or make an access token: give --access"
+    names = ("TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN")
+    account_sid, secret = _variables(*names, hint=hint)
     capability = Capability(account_sid, secret, lenient_names=given.lenient_names)
     _allow(capability, given)
     return capability.generate_token(given.ttl)
@@ -2085,12 +2091,20 @@ def _each_once(option: str, pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
     return fields
 
 
-def _variables(*names: str, reason: str = "") -> list[str]:
-    """Return environment variables, of which none may be missing or empty."""
-    missing = [name for name in names if not os.environ.get(name)]
+def _variables(*names: str, reason: str = "", hint: str = "") -> list[str]:
+    """Return environment variables, of which each must be set and well-formed."""
+    values = [os.environ.get(name, "") for name in names]
+    missing = [name for name, value in zip(names, values) if not value]
     if missing:
-        raise ValueError(f"{reason}{', '.join(missing)} must be set in the environment")
-    return [os.environ[name] for name in names]
+        raise ValueError(
+            f"{reason}{', '.join(missing)} must be set in the environment{hint}"
+        )
+    for name, value in zip(names, values):
+        prefix = _SID_VARIABLES.get(name)
+        fault = _sid_fault(value, prefix) if prefix else _secret_fault(value)
+        if fault:
+            raise ValueError(f"{name} {fault}")
+    return values
 
 
 def _standard_input() -> str:
@@ -2104,6 +2118,18 @@ def _standard_input() -> str:
         raise InvalidTokenError("no token can be read from standard input")
     return text.strip() if len(text) <= most else text
 
+
+_SID_VARIABLES = {"TWILIO_ACCOUNT_SID": "AC", "TWILIO_API_KEY": "SK"}
+
+# What an env file or $(cat FILE) may leave around a secret.
+_AROUND = {
+    "in double quotes": '"{}"',
+    "in single quotes": "'{}'",
+    "with a line break at its end": "{}\n",
+    "with a carriage return and a line break at its end": "{}\r\n",
+    "with a carriage return at its end": "{}\r",
+    "with a space at its end": "{} ",
+}
 
 # Of each kind of token: its name, the variable with the secret that should sign it,
 # and the other one.
@@ -2121,42 +2147,51 @@ def _verify(token: str, kind: str, now: float) -> tuple[str, str]:
     try:
         verify_token(token, secret, now=now)
     except InvalidSignatureError as error:
-        if _is_signed_with(other_variable, token, now):
-            reason = f"the token is signed with {other_variable}; {words} needs "
-            return "invalid", reason + variable
-        return "invalid", str(error)
+        signer = _signer(token, variable, other_variable)
+        if not signer:
+            return "invalid", str(error)
+        way_out = f"{words} needs {variable}"
+        if signer.startswith(variable):
+            way_out = "remove that where the token is made"
+        return "invalid", f"the token is signed with {signer}; {way_out}"
     except InvalidTokenError as error:
         return "valid", str(error)
     return "valid", ""
 
 
-def _is_signed_with(variable: str, token: str, now: float) -> bool:
-    """Tell whether the secret in an environment variable has signed a token."""
-    try:
-        verify_token(token, os.environ.get(variable, ""), now=now)
-    except InvalidSignatureError:
-        return False
-    except InvalidTokenError:
-        return True  # expired, say
-    except ValueError:
-        return False  # it cannot be a secret
-    return True
+def _signer(token: str, variable: str, other_variable: str) -> str:
+    """Return the variable whose secret has signed a token, and how it was spelled."""
+    signing_input = token.rpartition(".")[0].encode()
+    for name in (other_variable, variable):
+        secret = os.environ.get(name, "")
+        if not secret or _secret_fault(secret):
+            continue
+        if name != variable and _is_authentic(token, signing_input, secret.encode()):
+            return name
+        for words, spelling in _AROUND.items():
+            spelled = spelling.format(secret).encode()
+            if _is_authentic(token, signing_input, spelled):
+                return f"{name} {words}"
+    return ""
 
 
 def _sid_problems(kind: str, claims: dict[str, Any]) -> list[str]:
     """Return a line for each SID in a token that is not the one that is set."""
-    places = {
-        "capability": [("iss", "AC", "TWILIO_ACCOUNT_SID")],
-        "access": [
-            ("iss", "SK", "TWILIO_API_KEY"),
-            ("sub", "AC", "TWILIO_ACCOUNT_SID"),
-        ],
-        "unknown": [],
+    variables = {
+        "capability": {"iss": "TWILIO_ACCOUNT_SID"},
+        "access": {"iss": "TWILIO_API_KEY", "sub": "TWILIO_ACCOUNT_SID"},
+        "unknown": {},
     }
     problems = []
-    for name, prefix, variable in places[kind]:
-        sid, own = claims.get(name), os.environ.get(variable)
-        if own and own != sid and not _sid_words(claims, name, prefix):
+    for name, variable in variables[kind].items():
+        given = os.environ.get(variable, "")
+        sid = claims.get(name)
+        if not given or _sid_words(claims, name, _SID_VARIABLES[variable]):
+            continue
+        if given != _bare(given):
+            words = f"{variable} has quotes or white space around it; remove that"
+            problems.append(f"claims.{name}: {words}")
+        if _bare(given) != sid:
             words = f"is not the {variable} that is set in the environment"
             problems.append(f"claims.{name}: {words}")
     return problems
