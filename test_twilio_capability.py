@@ -4320,6 +4320,7 @@ SIGNING_TOKEN = "12345"
 SIGNATURE = "0/KCTR6DLpKmkAf8muzZqo1nDgQ="
 
 CALLER_ID = "+15550100"
+REFUSED = ("Say", None, None)  # what ReadmeVoiceURLTest.dialled tells of a refusal
 
 
 @unittest.skipUnless(README.exists(), "the module was copied without its README")
@@ -4361,11 +4362,11 @@ class ReadmeVoiceURLTest(unittest.TestCase):
                 done = self.calls.is_from_twilio(url, fields.items(), signature, secret)
                 self.assertFalse(done)
 
-    def test_an_empty_auth_token_is_an_error_and_checks_nothing(self) -> None:
+    def test_what_is_no_auth_token_is_an_error_and_checks_nothing(self) -> None:
         text = SIGNED_URL + "".join(map("".join, sorted(SIGNED_FORM.items())))
-        digest = hmac.new(b"", text.encode(), "sha1").digest()
-        forged = base64.b64encode(digest).decode()
-        for secret in ("", None):
+        for secret in ("", None, " ", "\n", "12345\n", "'12345'", "\0", REAL_ACCOUNT):
+            digest = hmac.new((secret or "").encode(), text.encode(), "sha1").digest()
+            forged = base64.b64encode(digest).decode()
             with self.subTest(secret=secret), self.assertRaises(ValueError):
                 self.calls.is_from_twilio(
                     SIGNED_URL, SIGNED_FORM.items(), forged, secret
@@ -4377,22 +4378,60 @@ class ReadmeVoiceURLTest(unittest.TestCase):
         self.assertEqual((response.tag, response.attrib), ("Response", {}))
         (verb,) = response
         if verb.tag == "Say":
-            return "Say", None, None
+            self.assertTrue(verb.text)
+            return REFUSED
         self.assertEqual(verb.tag, "Dial")
         (noun,) = verb
         self.assertEqual((list(noun), noun.attrib), ([], {}))
         return noun.tag, noun.text, verb.get("callerId")
 
+    def decided(self, name: str, *allowed: str) -> Any:
+        """A patch: is_user or may_call allows these users or numbers, and no other."""
+        return mock.patch.object(self.calls, name, lambda *whom: whom[-1] in allowed)
+
     def test_one_of_our_users_rings_a_user_or_a_number(self) -> None:
         ann = "client:" + encode_client_name("ann@example.com")
+        users = self.decided("is_user", "7", "zoë@example.com")
+        numbers = self.decided("may_call", "+15551234567")
         for caller in (ann, "client:42"):
             for to, rings in (
                 ("7", ("Client", "7", None)),
                 ("zoë@example.com", ("Client", "zo_C3_AB_40example_2Ecom", None)),
                 ("+15551234567", ("Number", "+15551234567", CALLER_ID)),
             ):
-                with self.subTest(caller=caller, to=to):
+                with self.subTest(caller=caller, to=to), users, numbers:
                     self.assertEqual(self.dialled(caller, to), rings)
+
+    def test_a_number_as_people_type_it_is_refused_aloud(self) -> None:
+        numbers = self.decided("may_call", "+15551234567")
+        for to in (
+            "5551234567",
+            "15551234567",
+            "0015551234567",
+            "911",
+            "+1 (555) 123-4567",
+            "+1-555-123-4567",
+            " +15551234567",
+            "tel:+15551234567",
+            "client:1",
+            "bob",
+            "",
+        ):
+            with self.subTest(to=to), numbers:
+                self.assertEqual(self.dialled("client:42", to), REFUSED)
+
+    def test_by_default_two_users_and_no_number_can_be_called(self) -> None:
+        self.assertEqual(self.dialled("client:42", "1"), ("Client", "1", None))
+        self.assertEqual(self.dialled("client:42", "2"), ("Client", "2", None))
+        self.assertEqual(self.dialled("client:42", "3"), REFUSED)
+        for number in ("+15551234567", "+19001234567", "+493012345678"):
+            with self.subTest(number=number):
+                self.assertEqual(self.dialled("client:42", number), REFUSED)
+
+    def test_an_id_that_cannot_be_looked_up_is_refused(self) -> None:
+        with mock.patch.object(self.calls, "is_user", lambda user_id: int(user_id) > 0):
+            self.assertEqual(self.dialled("client:42", "7"), ("Client", "7", None))
+            self.assertEqual(self.dialled("client:42", "seven"), REFUSED)
 
     def test_a_caller_from_outside_rings_the_desk_whatever_is_asked_for(self) -> None:
         for caller in (
@@ -4413,10 +4452,7 @@ class ReadmeVoiceURLTest(unittest.TestCase):
     def test_a_client_that_is_none_of_ours_is_refused(self) -> None:
         for name in ("agent-7", "", "_zz", "_41", "a b", "x" * 257):
             with self.subTest(name=name):
-                refused = ("Say", None, None)
-                self.assertEqual(
-                    self.dialled(f"client:{name}", "+15551234567"), refused
-                )
+                self.assertEqual(self.dialled(f"client:{name}", "1"), REFUSED)
 
     def test_the_application_decides_who_may_call_a_number(self) -> None:
         asked = []
@@ -4427,9 +4463,8 @@ class ReadmeVoiceURLTest(unittest.TestCase):
 
         with mock.patch.object(self.calls, "may_call", may_call):
             answer = self.dialled("client:42", "+15551234567")
-        self.assertEqual(answer, ("Say", None, None))
+        self.assertEqual(answer, REFUSED)
         self.assertEqual(asked, [("42", "+15551234567")])
-        self.assertEqual(self.dialled("client:42", "+449001234567")[0], "Say")
 
     def test_what_the_page_chose_cannot_add_to_the_twiml(self) -> None:
         for to in (
@@ -4444,16 +4479,19 @@ class ReadmeVoiceURLTest(unittest.TestCase):
             "sip:ann@example.com",
             "client:7",
         ):
-            with self.subTest(to=to):
+            with self.subTest(to=to), self.decided("is_user", to):
                 noun, whom, _ = self.dialled("client:42", to)
                 self.assertEqual((noun, whom), ("Client", encode_client_name(to)))
+            with self.subTest(to=to, may_call=True), self.decided("may_call", to):
+                self.assertEqual(self.dialled("client:42", to), REFUSED)
         for to in ("", "\ud800", "x" * 257):
-            with self.subTest(to=to):
-                self.assertEqual(self.dialled("client:42", to), ("Say", None, None))
+            with self.subTest(to=to), self.decided("is_user", to):
+                self.assertEqual(self.dialled("client:42", to), REFUSED)
 
     def test_a_caller_id_is_escaped(self) -> None:
         odd = "\"'<&>"
-        with mock.patch.dict(os.environ, TWILIO_CALLER_ID=odd):
+        numbers = self.decided("may_call", "+15551234567")
+        with numbers, mock.patch.dict(os.environ, TWILIO_CALLER_ID=odd):
             self.assertEqual(
                 self.dialled("client:42", "+15551234567"),
                 ("Number", "+15551234567", odd),
@@ -4636,7 +4674,7 @@ class InteropTest(unittest.TestCase):
             "TWILIO_AUTH_TOKEN": auth_token,
             "TWILIO_CALLER_ID": CALLER_ID,
         }
-        form = {"From": "client:42", "To": "+15551234567", "CallSid": "CA1", "é": "☃ &"}
+        form = {"From": "client:42", "To": "2", "CallSid": "CA1", "é": "☃ &"}
         sign = validator(auth_token).compute_signature
         with readme_endpoint("flask", "/voice", **variables) as endpoint:
             client = endpoint["app"].test_client()
@@ -4651,8 +4689,7 @@ class InteropTest(unittest.TestCase):
             self.assertEqual(answer.mimetype, "text/xml")
             self.assertEqual(
                 answer.get_data(as_text=True),
-                f'<Response><Dial callerId="{CALLER_ID}">'
-                "<Number>+15551234567</Number></Dial></Response>",
+                "<Response><Dial><Client>2</Client></Dial></Response>",
             )
 
             no_to = {"From": "+15551234567"}
