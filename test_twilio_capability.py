@@ -24,6 +24,7 @@ import inspect
 import io
 import itertools
 import json
+import logging
 import os
 import pickle
 import random
@@ -4504,17 +4505,91 @@ INTEROP = bool(os.environ.get("TWILIO_CAPABILITY_INTEROP"))
 
 
 @contextlib.contextmanager
-def readme_endpoint(
-    framework: str, mark: str, **variables: str
-) -> Iterator[dict[str, Any]]:
+def readme_endpoints(framework: str, **variables: str) -> Iterator[dict[str, Any]]:
     """What the README's block for a web framework defines, and credentials for it."""
-    text = readme_block("python", f"from {framework}", mark).text
+    text = readme_block("python", f"from {framework}").text
     namespace = {"__name__": "readme"}
     environ = {**ENVIRONMENT, "TWILIO_APP_SID": "AP1", **variables}
     files = {name: readme_module(name) for name in ("tokens", "calls")}
-    with mock.patch.dict(os.environ, environ), mock.patch.dict(sys.modules, files):
-        exec(compile(text, "README.md", "exec"), namespace)
-        yield namespace
+    sys.modules.update(files)  # by no patch, which would also forget the framework
+    try:
+        with mock.patch.dict(os.environ, environ):
+            exec(compile(text, "README.md", "exec"), namespace)
+            yield namespace
+    finally:
+        for name in files:
+            del sys.modules[name]
+
+
+# Posts this body to /voice with that signature, and returns status, type and body.
+Post = Callable[[str, str], "tuple[int, str, str]"]
+
+
+def configure_django() -> None:
+    settings = importlib.import_module("django.conf").settings
+    if not settings.configured:
+        csrf = "django.middleware.csrf.CsrfViewMiddleware"
+        settings.configure(MIDDLEWARE=[csrf], LOGGING_CONFIG=None)
+
+
+def flask_post(endpoints: Mapping[str, Any]) -> Post:
+    client = endpoints["app"].test_client()
+
+    def post(body: str, signature: str) -> tuple[int, str, str]:
+        headers = {"X-Twilio-Signature": signature} if signature else {}
+        answer = client.post("/voice", data=body, content_type=FORM, headers=headers)
+        return answer.status_code, answer.mimetype, answer.get_data(as_text=True)
+
+    return post
+
+
+def django_post(endpoints: Mapping[str, Any]) -> Post:
+    configure_django()
+    urls: Any = ModuleType("urls")
+    path = importlib.import_module("django.urls").path
+    urls.urlpatterns = [path("voice", endpoints["voice"])]
+    test = importlib.import_module("django.test")
+    client = test.Client(enforce_csrf_checks=True, raise_request_exception=False)
+
+    def post(body: str, signature: str) -> tuple[int, str, str]:
+        headers = {"X-Twilio-Signature": signature} if signature else {}
+        with test.override_settings(ROOT_URLCONF=urls):
+            answer = client.post("/voice", body, content_type=FORM, headers=headers)
+        return answer.status_code, answer["Content-Type"], answer.content.decode()
+
+    return post
+
+
+def fastapi_post(endpoints: Mapping[str, Any]) -> Post:
+    test_client = importlib.import_module("starlette.testclient").TestClient
+    client = test_client(endpoints["app"], raise_server_exceptions=False)
+
+    def post(body: str, signature: str) -> tuple[int, str, str]:
+        headers = {"Content-Type": FORM}
+        if signature:
+            headers["X-Twilio-Signature"] = signature
+        answer = client.post("/voice", content=body, headers=headers)
+        return answer.status_code, answer.headers["Content-Type"], answer.text
+
+    return post
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Nothing is logged of what a request is refused for."""
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+FORM = "application/x-www-form-urlencoded"
+POSTS: dict[str, Callable[[Mapping[str, Any]], Post]] = {
+    "flask": flask_post,
+    "django": django_post,
+    "fastapi": fastapi_post,
+}
 
 
 @unittest.skipUnless(INTEROP, "run by tox -e interop")
@@ -4621,7 +4696,7 @@ class InteropTest(unittest.TestCase):
         self.assertEqual(decode_client_name(answer["identity"]), str(user_id))
 
     def test_the_flask_endpoint_of_the_readme_answers_its_user_alone(self) -> None:
-        with readme_endpoint("flask", "/token", FLASK_SECRET_KEY="k") as endpoint:
+        with readme_endpoints("flask", FLASK_SECRET_KEY="k") as endpoint:
             client = endpoint["app"].test_client()
             self.assertEqual(client.post("/token").status_code, 401)
             with client.session_transaction(base_url="https://localhost") as session:
@@ -4633,9 +4708,9 @@ class InteropTest(unittest.TestCase):
         self.assert_is_token_for(7, answer.get_json())
 
     def test_the_django_endpoint_of_the_readme_answers_its_user_alone(self) -> None:
-        importlib.import_module("django.conf").settings.configure()
+        configure_django()
         requests = importlib.import_module("django.test").RequestFactory()
-        with readme_endpoint("django", "JsonResponse") as endpoint:
+        with readme_endpoints("django") as endpoint:
             request = requests.post("/token")
             request.user = SimpleNamespace(is_authenticated=False, pk=None)
             self.assertEqual(endpoint["token"](request).status_code, 401)
@@ -4654,7 +4729,7 @@ class InteropTest(unittest.TestCase):
             request.session["user_id"] = "ann@example.com"
             return plain_text("logged in")
 
-        with readme_endpoint("fastapi", "/token", SESSION_SECRET_KEY="k") as endpoint:
+        with readme_endpoints("fastapi", SESSION_SECRET_KEY="k") as endpoint:
             endpoint["app"].add_route("/login", log_in)
             client = test_client(endpoint["app"], base_url="https://localhost")
             self.assertEqual(client.post("/token").status_code, 401)
@@ -4666,49 +4741,88 @@ class InteropTest(unittest.TestCase):
         self.assertEqual(answer.headers["Cache-Control"], "no-store")
         self.assert_is_token_for("ann@example.com", answer.json())
 
-    def test_the_voice_url_of_the_readme_answers_twilio_alone(self) -> None:
-        validator = importlib.import_module("twilio.request_validator").RequestValidator
-        url, auth_token = "https://example.com/voice?v=1", "the auth token"
+    @contextlib.contextmanager
+    def voice_url(self, framework: str, **variables: str) -> Iterator[Post]:
+        """The README's voice URL, where the users 1 and 2 can be called, and +1555."""
         variables = {
-            "VOICE_URL": url,
-            "TWILIO_AUTH_TOKEN": auth_token,
+            "FLASK_SECRET_KEY": "k",
+            "SESSION_SECRET_KEY": "k",
+            "VOICE_URL": "https://example.com/voice?v=1",
+            "TWILIO_AUTH_TOKEN": self.SECRET,
             "TWILIO_CALLER_ID": CALLER_ID,
+            **variables,
         }
-        form = {"From": "client:42", "To": "2", "CallSid": "CA1", "é": "☃ &"}
-        sign = validator(auth_token).compute_signature
-        with readme_endpoint("flask", "/voice", **variables) as endpoint:
-            client = endpoint["app"].test_client()
+        with readme_endpoints(framework, **variables) as endpoints:
+            calls = sys.modules["calls"]
+            with mock.patch.object(
+                calls, "may_call", lambda user, number: number.startswith("+1555")
+            ):
+                yield POSTS[framework](endpoints)
 
-            def post(data: Mapping[str, str], signature: str | None) -> Any:
-                named = {} if signature is None else {"X-Twilio-Signature": signature}
-                # A proxy has turned the URL into another.
-                return client.post("/voice", data=data, headers=named)
+    def test_the_voice_urls_of_the_readme_answer_twilio(self) -> None:
+        multi_dict = importlib.import_module("werkzeug.datastructures").MultiDict
+        validator = importlib.import_module("twilio.request_validator").RequestValidator
+        sign = validator(self.SECRET).compute_signature
+        ann = [("From", "client:ann_40example_2Ecom"), ("CallSid", "CA1")]
+        number = (
+            f'<Response><Dial callerId="{CALLER_ID}">'
+            "<Number>+15551234567</Number></Dial></Response>"
+        )
+        desk = "<Response><Dial><Client>1</Client></Dial></Response>"
+        user = "<Response><Dial><Client>2</Client></Dial></Response>"
+        refused = readme_module("calls").REFUSE
+        forms: list[tuple[list[tuple[str, str]], str]] = [
+            ([*ann, ("To", "+15551234567"), ("é", "☃ &"), ("empty", "")], number),
+            ([*ann, ("To", "+1 (555) 123-4567")], refused),
+            ([*ann, ("To", "911")], refused),
+            ([*ann, ("To", "+19001234567")], refused),
+            ([*ann, ("To", "2")], user),
+            (ann, refused),
+            ([("From", "+15551234567")], desk),
+            ([("a", "2"), *ann, ("a", "1"), ("a", "2"), ("To", "2"), ("b", "")], user),
+        ]
+        for framework in FRAMEWORKS:
+            with self.voice_url(framework) as post:
+                for form, twiml in forms:
+                    with self.subTest(framework=framework, form=form):
+                        signature = sign(os.environ["VOICE_URL"], multi_dict(form))
+                        status, content_type, body = post(urlencode(form), signature)
+                        self.assertEqual((status, body), (200, twiml))
+                        # FastAPI puts the charset behind it.
+                        self.assertEqual(content_type.partition(";")[0], "text/xml")
 
-            answer = post(form, sign(url, form))
-            self.assertEqual(answer.status_code, 200)
-            self.assertEqual(answer.mimetype, "text/xml")
-            self.assertEqual(
-                answer.get_data(as_text=True),
-                "<Response><Dial><Client>2</Client></Dial></Response>",
-            )
+    def test_the_voice_urls_of_the_readme_answer_nobody_else(self) -> None:
+        validator = importlib.import_module("twilio.request_validator").RequestValidator
+        url = "https://example.com/voice?v=1"
+        form = {"From": "client:42", "To": "2"}
+        sign = validator(self.SECRET).compute_signature
+        cases = {
+            "unsigned": (form, ""),
+            "not in base64": (form, "not a signature"),
+            "by another": (form, validator("another").compute_signature(url, form)),
+            "for another URL": (form, sign("http://localhost/voice", form)),
+            "another caller": ({**form, "From": "client:43"}, sign(url, form)),
+            "one more": ({**form, "a": ""}, sign(url, form)),
+        }
+        for framework in FRAMEWORKS:
+            with self.voice_url(framework, VOICE_URL=url) as post, silence():
+                for name, (posted, signature) in cases.items():
+                    with self.subTest(framework=framework, case=name):
+                        self.assertEqual(post(urlencode(posted), signature)[0], 403)
+                with self.subTest(framework=framework, case="by Twilio"):
+                    self.assertEqual(post(urlencode(form), sign(url, form))[0], 200)
 
-            no_to = {"From": "+15551234567"}
-            answer = post(no_to, sign(url, no_to))
-            self.assertIn(b"<Client>1</Client>", answer.data)
-
-            for signature in (None, "", "é", sign("http://localhost/voice", form)):
-                with self.subTest(signature=signature):
-                    self.assertEqual(post(form, signature).status_code, 403)
-            other = validator("another").compute_signature(url, form)
-            self.assertEqual(post(form, other).status_code, 403)
-            changed = {**form, "From": "client:43"}
-            self.assertEqual(post(changed, sign(url, form)).status_code, 403)
-            self.assertEqual(client.get("/voice").status_code, 405)
-
-            without = mock.patch.dict(os.environ, TWILIO_AUTH_TOKEN="")
-            with without, self.assertLogs("readme", "ERROR"):
-                forged = validator("").compute_signature(url, form)
-                self.assertEqual(post(form, forged).status_code, 500)
+    def test_the_voice_urls_of_the_readme_need_an_auth_token(self) -> None:
+        validator = importlib.import_module("twilio.request_validator").RequestValidator
+        url = "https://example.com/voice?v=1"
+        form = {"From": "client:42", "To": "2"}
+        for framework, wrong in itertools.product(FRAMEWORKS, ("", " ")):
+            signature = validator(wrong).compute_signature(url, form)
+            case = self.subTest(framework=framework, wrong=wrong)
+            with case, self.voice_url(framework, TWILIO_AUTH_TOKEN=wrong) as post:
+                with silence():
+                    status = post(urlencode(form), signature)[0]
+                self.assertEqual(status, 500)
 
     def test_the_readme_signs_as_twilio_python_does(self) -> None:
         validator = importlib.import_module("twilio.request_validator").RequestValidator
