@@ -19,6 +19,7 @@ import doctest
 import enum
 import hmac
 import html
+import http.server
 import importlib
 import inspect
 import io
@@ -35,6 +36,7 @@ import string
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 import typing
@@ -44,7 +46,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType, ModuleType, SimpleNamespace
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, ClassVar, NamedTuple
 from unittest import mock
 from urllib.parse import urlencode
 from xml.etree import ElementTree
@@ -4497,6 +4499,88 @@ class ReadmeVoiceURLTest(unittest.TestCase):
                 self.dialled("client:42", "+15551234567"),
                 ("Number", "+15551234567", odd),
             )
+
+
+class StandIn(http.server.BaseHTTPRequestHandler):
+    """Answers for Twilio as its pages say, about the one TwiML app that it has."""
+
+    ACCOUNT = f"/2010-04-01/Accounts/{REAL_ACCOUNT}/"
+    APP = f"{ACCOUNT}Applications/{REAL_APP}.json"
+    VOICE_URL = "https://example.com/voice"
+
+    def do_GET(self) -> None:
+        scheme, _, login = self.headers["Authorization"].partition(" ")
+        right = scheme == "Basic" and self.path.startswith(self.ACCOUNT)
+        if not right or base64.b64decode(login) != f"{REAL_KEY}:{API_SECRET}".encode():
+            self.answer(401, {"code": 20003, "message": "Authenticate"})
+        elif self.path != self.APP:
+            self.answer(404, {"code": 20404, "message": "not found"})
+        else:
+            self.answer(200, {"voice_method": "POST", "voice_url": self.VOICE_URL})
+
+    def answer(self, status: int, content: Mapping[str, Any]) -> None:
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(json.dumps(content).encode())
+
+    def log_message(self, format: str, *_: Any) -> None:
+        """Write nothing to standard error."""
+
+
+@unittest.skipUnless(README.exists(), "the module was copied without its README")
+class ReadmeAskTwilioTest(unittest.TestCase):
+    """The README's ask.py asks Twilio whether the credentials fit together."""
+
+    VARIABLES: ClassVar[dict[str, str]] = {
+        "TWILIO_ACCOUNT_SID": REAL_ACCOUNT,
+        "TWILIO_API_KEY": REAL_KEY,
+        "TWILIO_API_SECRET": API_SECRET,
+        "TWILIO_APP_SID": REAL_APP,
+        "no_proxy": "*",
+    }
+
+    def setUp(self) -> None:
+        server = http.server.HTTPServer(("127.0.0.1", 0), StandIn)
+        self.url = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        self.addCleanup(server.server_close)
+        self.addCleanup(thread.join)
+        self.addCleanup(server.shutdown)
+
+    def printed(self, **variables: str) -> tuple[str, dict[str, Any]]:
+        """The status that the file prints, and the answer behind it."""
+        code = compile(readme_block("python", "def ask_twilio(").text, "ask.py", "exec")
+        output = io.StringIO()
+        patches = (
+            mock.patch.dict(os.environ, {**self.VARIABLES, **variables}, clear=True),
+            mock.patch.object(sys, "argv", ["ask.py", self.url]),
+            contextlib.redirect_stdout(output),
+        )
+        with contextlib.ExitStack() as stack:
+            for patch in patches:
+                stack.enter_context(patch)
+            exec(code, {"__name__": "__main__"})
+        status, _, text = output.getvalue().partition(" ")
+        return status, json.loads(text)
+
+    def test_what_fits_together_shows_the_voice_url(self) -> None:
+        status, answer = self.printed()
+        self.assertEqual((status, answer["voice_method"]), ("200", "POST"))
+        self.assertEqual(answer["voice_url"], StandIn.VOICE_URL)
+
+    def test_what_does_not_fit_is_told_apart_as_in_the_table(self) -> None:
+        wrong_login = ("401", 20003)
+        cases = {
+            "TWILIO_ACCOUNT_SID": ("AC" + "1" * 32, wrong_login),
+            "TWILIO_API_KEY": ("SK" + "1" * 32, wrong_login),
+            "TWILIO_API_SECRET": ("another", wrong_login),
+            "TWILIO_APP_SID": ("AP" + "1" * 32, ("404", 20404)),
+        }
+        for variable, (value, expected) in cases.items():
+            with self.subTest(variable=variable):
+                status, answer = self.printed(**{variable: value})
+                self.assertEqual((status, answer["code"]), expected)
 
 
 # ---- Other libraries -----------------------------------------------------------------
