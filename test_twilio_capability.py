@@ -4569,7 +4569,7 @@ class ReadmeAskTwilioTest(unittest.TestCase):
         self.assertEqual((status, answer["voice_method"]), ("200", "POST"))
         self.assertEqual(answer["voice_url"], StandIn.VOICE_URL)
 
-    def test_what_does_not_fit_is_told_apart_as_in_the_table(self) -> None:
+    def test_what_does_not_fit_is_told_apart_as_in_the_list(self) -> None:
         wrong_login = ("401", 20003)
         cases = {
             "TWILIO_ACCOUNT_SID": ("AC" + "1" * 32, wrong_login),
