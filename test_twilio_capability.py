@@ -4303,6 +4303,11 @@ class ReadmeNameInTest(unittest.TestCase):
         device.allow_client_incoming("Alice")
         self.assertEqual(self.name_in(device.generate_token(), "secret"), "Alice")
 
+    def test_in_an_access_token(self) -> None:
+        device = Capability("AC123123")
+        token = device.generate_access_token("SK123123", "secret", identity="Alice")
+        self.assertEqual(self.name_in(token, "secret"), "Alice")
+
     def test_not_where_another_library_gave_none(self) -> None:
         claims = {"iss": "SK123123", "exp": NOW + 60, "grants": {"voice": {}}}
         with clock_at(NOW):
