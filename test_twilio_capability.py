@@ -2383,6 +2383,7 @@ class InspectTokenTest(unittest.TestCase):
             around += [label + token, " " + label + token]
         for label in ("Access Token:\t", "AccessToken:", "AccessToken", "eyJ:", "-> "):
             around.append(label + token)
+        around += [f'{{"token" => "{token}"}}', f"token => {token}"]
         for label in ("token=", "?token%3D", "https://example.com/?token=", "a.b.c."):
             around += [label + token, label + token + "&b=1"]
         for end in (
@@ -2407,7 +2408,7 @@ class InspectTokenTest(unittest.TestCase):
         around += ["eyJ%2g.b.c", "eyJ[0].b.c", "eyJ`.b.c", f"{header}= .\ne."]
         around += [mint({}, header='{\n"alg":1}') + "\n", f" {header}.{payload}.a+/="]
         there = "look at what your token URL answers"
-        made = "the token is made by your server"
+        made = "and no token: your server makes that"
         for words, texts in (
             ("it is empty", ["", " ", "\n", "\ufeff", " \ufeff\r\n"]),
             (
@@ -2493,12 +2494,12 @@ class InspectTokenTest(unittest.TestCase):
                 [token[:60] + "..." + token[-20:], header + "...", header + "\u2026",
                  f"{header}.eyJ\u2026"],
             ),
-            (f"it is an account's SID; {made}", [REAL_ACCOUNT, REAL_ACCOUNT + "\n"]),
-            (f"it is an API key's SID; {made}", [REAL_KEY]),
-            (f"it is a SID of another kind; {made}", ["PN" + REAL_KEY[2:]]),
-            (f"it looks like an auth token; {made}", ["0123456789abcdef" * 2]),
-            (f"it looks like an API key's secret; {made}", ["pbv3" * 8]),
-            (f"it is a URL; {made}", ["https://my-app.twil.io/token", "http://a.b/"]),
+            (f"it is an account's SID, {made}", [REAL_ACCOUNT, REAL_ACCOUNT + "\n"]),
+            (f"it is an API key's SID, {made}", [REAL_KEY]),
+            (f"it is a SID of another kind, {made}", ["PN" + REAL_KEY[2:]]),
+            (f"it looks like an auth token, {made}", ["0123456789abcdef" * 2]),
+            (f"it looks like an API key's secret, {made}", ["pbv3" * 8]),
+            (f"it is a URL, {made}", ["https://my-app.twil.io/token", "http://a.b/"]),
             ("remove the quotes around it", ['"hello"', "'SK1'"]),
             (
                 ("remove the white space (its line break?) or byte order mark at its "
@@ -2718,8 +2719,8 @@ LINES: list[tuple[str, dict[str, Any], str]] = [
      ("claims.sub: must be an account's SID, a string, not a number (Twilio errors "
       "20103, 20101)")),
     ("access", {"header.cty": MISSING},
-     ("header.cty: is missing; it must be twilio-fpa;v=1: make a new token "
-      "(Twilio errors 20102, 20101)")),
+     ("header.cty: is missing; it must be twilio-fpa;v=1: set it where the token is"
+      " made (Twilio errors 20102, 20101)")),
     ("access", {"claims.exp": MISSING},
      ("claims.exp: is missing; it must be the time now plus the TTL, in seconds "
       "(Twilio error 20104)")),

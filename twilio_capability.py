@@ -754,9 +754,9 @@ class ScopeURI:
     def parse(cls, uri: str) -> ScopeURI:
         """Return the scope in `uri`, as written by this module or any Twilio library.
 
-        The exception: an event stream by twilio-ruby with two filters, which is
-        ambiguous. Raises TypeError for a non-str and ValueError for what is not a scope
-        URI or has more than 65,536 characters.
+        The exceptions are ambiguous: by twilio-ruby an event stream with two filters,
+        and up to 5.6 an outgoing scope with two params. Raises TypeError for a non-str
+        and ValueError for what is not a scope URI or has more than 65,536 characters.
 
         >>> ScopeURI.parse("scope:client:incoming?clientName=Alice").params
         {'clientName': 'Alice'}
@@ -829,12 +829,11 @@ def _form_decoded(query: str) -> dict[str, str] | None:
 
 
 def _check_type(argument: str, value: object, *types: type) -> Any:
-    """Return `value`, which must be of one of `types`, as just that type.
+    """Return `value`, which must be of one of `types`, without what a subclass adds.
 
-    What is checked is what is used. So a subclass, such as a str Enum or the Markup of
-    markupsafe, is taken by its content: with nothing added to it, since str() would
-    give an Enum's name and Markup's own ``+`` would escape for HTML. A lazy proxy, such
-    as Django's SimpleLazyObject, lies to isinstance() but not to type().
+    A str Enum or the Markup of markupsafe is a str whose str() or whose own ``+`` gives
+    another text. What is checked and used is its content, which str.__add__ gives. A
+    lazy proxy, such as Django's SimpleLazyObject, deceives isinstance() but not type().
     """
     own = type(value)
     if own in types:
@@ -982,10 +981,10 @@ def _check_ttl(ttl: int) -> int:
 def _look(text: str, place: str) -> str:
     """Return what a text is, or what to do about it, or an empty str.
 
-    This is asked only when something is wrong, so its speed does not matter. `place`
-    is where the text stands: as a "SID", "token" or "secret"; as a client name, which
-    has three questions: "name", what none may be, "spelling", what else may be wrong
-    with its characters, and "identity", what it may mean in a report; or as a "param".
+    It is asked only when something is wrong, so its speed does not matter. `place` is
+    what the text was taken for: a "SID", "token", "secret" or one of params, "param".
+    Of a client name "name" tells what none may be, "spelling" what may be wrong with
+    other characters, and "identity" what it means.
     """
     for places, pattern, words in _LOOKS:
         if place in places.split() and re.fullmatch(pattern, text):
@@ -1064,7 +1063,7 @@ _LOOKS = [
 
 # ==== What follows only explains, and is the command line =============================
 #
-# Nothing above names it. Who wants to vendor only what makes and verifies tokens cuts
+# Nothing above names anything below. To keep only what makes and verifies tokens, cut
 # the file here: sed '/What follows only explains/,$d' twilio_capability.py
 
 import os
@@ -1173,13 +1172,14 @@ def _disguise(token: str) -> str:
     words = token.replace("\ufeff", " ").split()
     text = " ".join(words)
     what = _look(text, "token")
+    has_token = "eyJ" in text
     look_there = "look at what your token URL answers"
 
     if not text:
         return "it is empty"
     if re.match(r"<\w+ eyJ", text):
         return "it is how Python prints an AccessToken; call to_jwt()"
-    if re.match(_PRINTED, text):
+    if re.match(_PRINTED, text) and not has_token:
         return (
             "it is how a program prints an object or a function; call it, or await it"
         )
@@ -1187,7 +1187,6 @@ def _disguise(token: str) -> str:
         return what
     if text[0] == "<":
         return f"it is a web page or XML; {look_there}"
-    has_token = "eyJ" in text
     begins_as_fields = re.match(r"\{|AccessToken|Twilio", text)
     if begins_as_fields and not has_token and re.search(_SECRET_FIELD, text):
         return (
@@ -1219,7 +1218,7 @@ def _disguise(token: str) -> str:
         return "it is shortened; take the whole token"
 
     if what.startswith("it "):
-        return f"{what}; the token is made by your server"
+        return f"{what}, and no token: your server makes that"
     if not text.isascii():
         return "it has characters that are not ASCII"
     if _look(token, "token"):
@@ -1340,6 +1339,7 @@ _CODES = {
 _Y2001 = 10**9  # seconds: before it, a time is a duration, or was never set
 _Y2286 = 10**10  # seconds: from it on, a time is in milliseconds or microseconds
 _SIGNATURE = "[A-Za-z0-9_-]{43}"  # 32 bytes of SHA-256 in base64url
+_SET_IT = "set it where the token is made"
 _COMPARE_CLOCKS = "compare the clock of your server with that of this machine"
 
 # What to do about a secret that stands where a SID belongs.
@@ -1354,7 +1354,6 @@ _SCOPE_PARAMS = {
     _OUTGOING: {"appSid", "appParams", "clientName"},
     _SUBSCRIBE: {"path", "params", "appParams"},
 }
-
 
 _VOICE = "claims.grants.voice"
 _PARAMS = f"{_VOICE}.outgoing.params"
@@ -1429,15 +1428,15 @@ def _header_faults(header: dict[str, Any], kind: str) -> Iterator[tuple[str, str
         right.update(typ="JWT", cty=_ACCESS_TYPE)
     for name, value in right.items():
         if name not in header:
-            words = f"is missing; it must be {value}: make a new token"
+            words = f"is missing; it must be {value}: {_SET_IT}"
             yield f"header.{name}", words, "header"
         elif header[name] != value:
-            yield f"header.{name}", f"must be {value}; make a new token", "header"
+            yield f"header.{name}", f"must be {value}; {_SET_IT}", "header"
 
     region = header.get("twr")
     is_region = isinstance(region, str) and re.fullmatch(_REGION, region)
     if kind == "access" and region is not None and not is_region:
-        words = "must be a region, such as ie1; make a new token"
+        words = f"must be a region, such as ie1; {_SET_IT}, or leave it out"
         yield "header.twr", words, "region"
 
     if "crit" in header:
@@ -1447,7 +1446,10 @@ def _header_faults(header: dict[str, Any], kind: str) -> Iterator[tuple[str, str
 def _signature_fault(signature: str) -> str:
     if re.fullmatch(_SIGNATURE, signature):
         return ""
-    if re.fullmatch("[0-9A-Fa-f]{64}", signature) or _is_encoded_hex(signature):
+    text = signature
+    if re.fullmatch("[A-Za-z0-9_-]{86}", signature):
+        text = base64.urlsafe_b64decode(signature + "==").decode("latin-1")
+    if re.fullmatch("[0-9A-Fa-f]{64}", text):
         what = "it is in hex; encode the bytes themselves"
     elif set("+/=") & set(signature):
         what = (
@@ -1461,15 +1463,6 @@ def _signature_fault(signature: str) -> str:
         names = {64: ", SHA-384", 86: ", SHA-512"}
         what = f"it is of another algorithm than HS256{names.get(len(signature), '')}"
     return f"must be 43 characters of base64url: {what}"
-
-
-def _is_encoded_hex(signature: str) -> bool:
-    """Tell whether these are the hex digits of SHA-256 in base64url."""
-    if not re.fullmatch("[A-Za-z0-9_-]{86}", signature):
-        return False
-    return bool(
-        re.fullmatch(b"[0-9A-Fa-f]{64}", base64.urlsafe_b64decode(signature + "=="))
-    )
 
 
 def _issuer_faults(claims: dict[str, Any], kind: str) -> Iterator[tuple[str, str, str]]:
@@ -2048,33 +2041,19 @@ def _generate(given: Namespace) -> str:
             "generate must allow something: give --incoming, --outgoing or --events"
         )
 
+    api_key_sid, auth_token, hint = "", None, ""
     if given.access:
         account_sid, api_key_sid, secret = _variables(
             "TWILIO_ACCOUNT_SID", "TWILIO_API_KEY", "TWILIO_API_SECRET"
         )
-        capability = Capability(account_sid, lenient_names=given.lenient_names)
-        _allow(capability, given)
-        return capability.generate_access_token(
-            api_key_sid,
-            secret,
-            given.ttl,
-            identity=given.identity,
-            push_credential_sid=given.push_credential,
-            region=given.region,
-        )
+    else:
+        if os.environ.get("TWILIO_API_KEY") and not os.environ.get("TWILIO_AUTH_TOKEN"):
+            hint = "; or make an access token: give --access"
+        names = ("TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN")
+        account_sid, secret = _variables(*names, hint=hint)
+        auth_token = secret
 
-    hint = ""
-    if os.environ.get("TWILIO_API_KEY") and not os.environ.get("TWILIO_AUTH_TOKEN"):
-        hint = "; or make an access token: give --access"
-    names = ("TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN")
-    account_sid, secret = _variables(*names, hint=hint)
-    capability = Capability(account_sid, secret, lenient_names=given.lenient_names)
-    _allow(capability, given)
-    return capability.generate_token(given.ttl)
-
-
-def _allow(capability: Capability, given: Namespace) -> None:
-    """Allow what the options say."""
+    capability = Capability(account_sid, auth_token, lenient_names=given.lenient_names)
     for client_name in given.incoming:
         capability.allow_client_incoming(client_name)
     params = _each_once("--param", given.param)
@@ -2082,6 +2061,17 @@ def _allow(capability: Capability, given: Namespace) -> None:
         capability.allow_client_outgoing(application_sid, params)
     if given.events:
         capability.allow_event_stream(_each_once("--event-filter", given.event_filter))
+
+    if not given.access:
+        return capability.generate_token(given.ttl)
+    return capability.generate_access_token(
+        api_key_sid,
+        secret,
+        given.ttl,
+        identity=given.identity,
+        push_credential_sid=given.push_credential,
+        region=given.region,
+    )
 
 
 def _each_once(option: str, pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
