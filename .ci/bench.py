@@ -1,7 +1,10 @@
 """Time the module beside bare standard-library calls, PyJWT and twilio-python.
 
 All rivals of a row take turns in one process, so that a noisy machine is noisy for all
-of them; what counts is the ratio to the floor. Run with "tox -e bench".
+of them; what counts is the ratio to the floor. Imports are of compiled modules. The
+last rows have no floor: reports on the longest texts, made to take time.
+
+Run with "tox -e bench".
 """
 
 from __future__ import annotations
@@ -13,51 +16,69 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import timeit
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable
 
 import jwt
+from twilio.jwt.access_token import AccessToken
+from twilio.jwt.access_token.grants import VoiceGrant
 from twilio.jwt.client import ClientCapabilityToken
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from twilio_capability import Capability, verify_token
+from twilio_capability import (
+    Capability,
+    InvalidTokenError,
+    inspect_token,
+    verify_token,
+)
 
 SECRET = "0123456789abcdef0123456789abcdef"
-KEY = SECRET.encode()
+KEY_SECRET = "Zx0123456789abcdef0123456789abcd"
 ROUNDS = 40
 
 capability = Capability("AC123123", SECRET)
 capability.allow_client_incoming("Alice")
 capability.allow_client_outgoing("AP123123", {"Foo": "Bar"})
-TOKEN = capability.generate_token()
-CLAIMS = verify_token(TOKEN, SECRET)
-HEADER = TOKEN.split(".")[0].encode()
 to_json = json.JSONEncoder(separators=(",", ":")).encode
+TOKEN = capability.generate_token()
+ACCESS_TOKEN = capability.generate_access_token("SK123123", KEY_SECRET)
 
 
 def base64url(data: bytes) -> bytes:
     return base64.urlsafe_b64encode(data).rstrip(b"=")
 
 
-def floor_generate() -> str:
-    signing_input = HEADER + b"." + base64url(to_json(CLAIMS).encode())
-    return (
-        signing_input + b"." + base64url(hmac.digest(KEY, signing_input, "sha256"))
-    ).decode()
+def floor_generate(token: str, secret: str) -> Callable[[], str]:
+    """Return what makes a token by bare calls, from its finished claims."""
+    key, header = secret.encode(), token.split(".")[0].encode()
+    claims = verify_token(token, secret)
+
+    def generate() -> str:
+        signing_input = header + b"." + base64url(to_json(claims).encode())
+        signature = base64url(hmac.digest(key, signing_input, "sha256"))
+        return (signing_input + b"." + signature).decode()
+
+    return generate
 
 
-def floor_verify() -> Any:
-    signing_input, _, signature = TOKEN.encode().rpartition(b".")
-    if not hmac.compare_digest(
-        base64url(hmac.digest(KEY, signing_input, "sha256")), signature
-    ):
-        raise ValueError
-    return json.loads(
-        base64.urlsafe_b64decode(signing_input.partition(b".")[2] + b"==")
-    )
+def floor_verify(token: str, secret: str) -> Callable[[], Any]:
+    """Return what verifies a token by bare calls."""
+    key = secret.encode()
+
+    def verify() -> Any:
+        signing_input, _, signature = token.encode().rpartition(b".")
+        right = base64url(hmac.digest(key, signing_input, "sha256"))
+        if not hmac.compare_digest(right, signature):
+            raise ValueError
+        payload = signing_input.partition(b".")[2]
+        return json.loads(base64.urlsafe_b64decode(payload + b"=="))
+
+    return verify
 
 
 def build() -> str:
@@ -74,24 +95,49 @@ def twilio_python() -> ClientCapabilityToken:
     return token
 
 
+def twilio_python_access() -> str:
+    token = AccessToken("AC123123", "SK123123", KEY_SECRET, identity="Alice")
+    token.add_grant(VoiceGrant(True, "AP123123", {"Foo": "Bar"}))
+    return str(token.to_jwt())
+
+
 prepared = twilio_python()
+CLAIMS = verify_token(TOKEN, SECRET)
+ACCESS_CLAIMS = verify_token(ACCESS_TOKEN, KEY_SECRET)
+ACCESS_HEADER = {"cty": "twilio-fpa;v=1"}
 OPERATIONS: dict[str, dict[str, Callable[[], Any]]] = {
     "generate_token": {
-        "bare calls": floor_generate,
+        "bare calls": floor_generate(TOKEN, SECRET),
         "twilio_capability": capability.generate_token,
         "PyJWT": lambda: jwt.encode(CLAIMS, SECRET, algorithm="HS256"),
         "twilio-python": prepared.to_jwt,
     },
     "build, allow twice, generate": {
-        "bare calls": floor_generate,
+        "bare calls": floor_generate(TOKEN, SECRET),
         "twilio_capability": build,
         "twilio-python": lambda: twilio_python().to_jwt(),
     },
     "verify_token": {
-        "bare calls": floor_verify,
+        "bare calls": floor_verify(TOKEN, SECRET),
         "twilio_capability": lambda: verify_token(TOKEN, SECRET),
         "PyJWT": lambda: jwt.decode(TOKEN, SECRET, algorithms=["HS256"]),
         "twilio-python": lambda: ClientCapabilityToken.from_jwt(TOKEN, SECRET),
+    },
+    "generate_access_token": {
+        "bare calls": floor_generate(ACCESS_TOKEN, KEY_SECRET),
+        "twilio_capability": lambda: capability.generate_access_token(
+            "SK123123", KEY_SECRET
+        ),
+        "PyJWT": lambda: jwt.encode(
+            ACCESS_CLAIMS, KEY_SECRET, algorithm="HS256", headers=ACCESS_HEADER
+        ),
+        "twilio-python": twilio_python_access,
+    },
+    "verify_token of that": {
+        "bare calls": floor_verify(ACCESS_TOKEN, KEY_SECRET),
+        "twilio_capability": lambda: verify_token(ACCESS_TOKEN, KEY_SECRET),
+        "PyJWT": lambda: jwt.decode(ACCESS_TOKEN, KEY_SECRET, algorithms=["HS256"]),
+        "twilio-python": lambda: AccessToken.from_jwt(ACCESS_TOKEN, KEY_SECRET),
     },
 }
 IMPORTS = {
@@ -100,6 +146,40 @@ IMPORTS = {
     "PyJWT": "jwt",
     "twilio-python": "twilio.jwt.client",
 }
+
+
+def segment(text: str) -> str:
+    return base64url(text.encode()).decode()
+
+
+def hostile_texts() -> dict[str, str]:
+    """Return texts of about 65,536 characters on which a report takes its longest."""
+    access = segment('{"typ":"JWT","alg":"HS256","cty":"twilio-fpa;v=1"}')
+    capability = segment('{"typ":"JWT","alg":"HS256"}')
+    fields = "%26".join(f"a{i}%3D1" for i in range(4000))
+    names = [f"gnioguot_applicationsid{'abcdefghij'[i % 10]}" for i in range(50)]
+    members = {name + "x" * (i // 10): 1 for i, name in enumerate(names)}
+    voice = {"incoming": members, "outgoing": members, **members}
+    params = {str(i): "{{" for i in range(3400)}
+    outgoing = {"outgoing": {"params": params}}
+    scope = f"scope:client:outgoing?appSid=AP1&appParams={fields}"
+    tokens = {
+        "a scope with many params": (capability, {"iss": "AC1", "scope": scope}),
+        "many params": (access, {"iss": "SK1", "grants": {"voice": outgoing}}),
+        "many names": (access, {"grants": {"voice": voice, **members}, **members}),
+    }
+    texts = {
+        name: f"{header}.{segment(to_json(claims))}.{'A' * 43}"
+        for name, (header, claims) in tokens.items()
+    }
+    return {**texts, "eyJ 21,845 times": "eyJ" * 21845, "quotes": '"' * 65536}
+
+
+def inspect(text: str) -> None:
+    try:
+        inspect_token(text)
+    except InvalidTokenError:
+        pass
 
 
 def take_turns(
@@ -113,8 +193,9 @@ def take_turns(
     return times
 
 
-def importer(names: str) -> Callable[[], Any]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+def importer(names: str, cache: str) -> Callable[[], Any]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONPYCACHEPREFIX": cache}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     command = [sys.executable, "-c", f"import {names}" if names else ""]
     return lambda: subprocess.run(command, check=True, env=environment)
 
@@ -136,12 +217,17 @@ def run() -> None:
     print("| operation | by | time | ratio |\n| --- | --- | --- | --- |")
     for operation, rivals in OPERATIONS.items():
         print_rows(operation, take_turns(rivals, 2000), 1e-6, "us")
-    times = take_turns(
-        {name: importer(names) for name, names in {**IMPORTS, "": ""}.items()}, 1
-    )
+    with tempfile.TemporaryDirectory() as cache:
+        imports = {**IMPORTS, "": ""}
+        calls = {name: importer(names, cache) for name, names in imports.items()}
+        times = take_turns(calls, 1)
     start = min(times.pop(""))
     above = {rival: [t - start for t in seconds] for rival, seconds in times.items()}
     print_rows("import, above a bare start", above, 1e-3, "ms")
+
+    for name, text in hostile_texts().items():
+        least = min(timeit.repeat(partial(inspect, text), number=1, repeat=9))
+        print(f"| inspect_token | {name} | {least * 1e3:.1f} ms | |")
 
 
 if __name__ == "__main__":
