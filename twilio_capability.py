@@ -647,39 +647,33 @@ def _check_segments(token: str) -> str:
 
 def _json_object(part: str, segment: bytes) -> dict[str, Any]:
     """Return the JSON object in the encoded header or payload."""
-    value, fault = _json_value(segment)
-    if isinstance(value, dict):
-        return value
-    if not fault:
-        fault = f"it is {_json_type(value)}"
-        if isinstance(value, str):
-            fault += "; was it encoded twice?"
+    # The words of the decoder's own errors are left out, as they can hold some of it.
+    if segment.translate(None, delete=_BASE64URL):  # the decoder would skip others
+        fault = "it has characters that base64url does not have"
+    elif len(segment) % 4 == 1:
+        fault = "it has a character too few or too many"
+    else:
+        try:
+            value = _JSON.decode(base64.urlsafe_b64decode(segment + b"==").decode())
+        except UnicodeDecodeError:
+            fault = "its bytes are no UTF-8"
+        except json.JSONDecodeError as error:
+            fault = f"it is no JSON from character {error.pos + 1} on"
+        except RecursionError:
+            fault = "it is nested too deep"
+        except KeyError:
+            fault = "a name in it comes twice"
+        except ValueError:
+            fault = "a number in it is not finite, or has too many digits"
+        else:
+            if isinstance(value, dict):
+                return value
+            fault = f"it is {_json_type(value)}"
+            if isinstance(value, str):
+                fault += "; was it encoded twice?"
     raise InvalidTokenError(
         f"the {part} must be a JSON object, names unique, in base64url: {fault}"
     )
-
-
-def _json_value(segment: bytes) -> tuple[Any, str]:
-    """Return the JSON in an encoded segment, and what is wrong with it.
-
-    The words of the decoder's own errors are left out, as they can hold some of it.
-    """
-    if segment.translate(None, delete=_BASE64URL):  # the decoder would skip others
-        return None, "it has characters that base64url does not have"
-    if len(segment) % 4 == 1:
-        return None, "it has a character too few or too many"
-    try:
-        return _JSON.decode(base64.urlsafe_b64decode(segment + b"==").decode()), ""
-    except UnicodeDecodeError:
-        return None, "its bytes are no UTF-8"
-    except json.JSONDecodeError as error:
-        return None, f"it is no JSON from character {error.pos + 1} on"
-    except RecursionError:
-        return None, "it is nested too deep"
-    except KeyError:
-        return None, "a name in it comes twice"
-    except ValueError:
-        return None, "a number in it is not finite, or has too many digits"
 
 
 def _json_type(value: Any) -> str:
