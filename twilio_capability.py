@@ -130,7 +130,8 @@ class Capability:
     encode_client_name makes one from any text. With `lenient_names`, a bool, it may be
     what Twilio's servers are known to take, such as ``agent-7``, but phones do not take
     (Twilio's page "TwiML Voice: <Client>"): printable ASCII except space and
-    ``"#%<>[\]^`{|}``.
+    ``"#%<>[\]^`{|}``. Nothing that begins with ``client:`` is a name, nor is a SID of
+    an application, API key or push credential.
 
     Raises TypeError and ValueError, as do the methods, and then stays as it was.
 
@@ -222,7 +223,7 @@ class Capability:
 
         It lives for `ttl` seconds, an int from 1 to 86400. `now` is seconds since the
         epoch, floored; None is the clock. Raises ValueError also when there is no auth
-        token.
+        token, and for more than 65,536 characters, which verify_token does not read.
 
         >>> Capability("AC123123", "secret").generate_token(now=0)[:36]
         'eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9'
@@ -268,10 +269,11 @@ class Capability:
         """Return a signed voice access token that grants the same.
 
         `api_key_sid` is ``SK`` and one or more of ``A-Za-z0-9``; `api_key_secret`, a
-        non-empty str, signs; `identity` names a device that only calls out; `ttl` and
-        `now`: see generate_token. Raises ValueError also for no name, two names or one
-        of more than 121 characters; for two applications or sets of params; for an int
-        in params beyond 2**53; and for an event stream.
+        non-empty str and not the auth token, signs; `identity` names a device that only
+        calls out; `ttl`, `now` and the longest token: see generate_token. Raises
+        ValueError also for no name, two names or one of more than 121 characters; for
+        two applications or sets of params; for an int in params beyond 2**53; and for
+        an event stream.
 
         `push_credential_sid` is ``CR`` and one or more of ``A-Za-z0-9``: an iPhone or
         an Android phone needs it to be called. `region`, two lower-case letters and a
