@@ -1129,9 +1129,9 @@ def inspect_token(token: str, *, now: float | None = None) -> dict[str, Any]:
     disguise = _disguise(token)
     if disguise:
         raise InvalidTokenError(f"token must be a bare JWT: {disguise}")
-    segments = _check_segments(token).encode().split(b".")
-    header = _json_object("header", segments[0])
-    claims = _json_object("payload", segments[1])
+    token = _check_segments(token)
+    header = _json_object("header", token.split(".")[0].encode())
+    claims = _json_object("payload", token.split(".")[1].encode())
     if _is_deep(header) or _is_deep(claims):
         raise InvalidTokenError(
             f"token must have at most {_MAX_DEPTH} levels of JSON; Twilio's have five"
@@ -1155,7 +1155,7 @@ def inspect_token(token: str, *, now: float | None = None) -> dict[str, Any]:
         "expired": exp <= now if is_time else None,
         "signature": "not checked",
     }
-    report["problems"] = _problems(report, segments[2].decode(), now)
+    report["problems"] = _problems(report, token.split(".")[2], now)
     return report
 
 
