@@ -4139,7 +4139,8 @@ class ReadmeTest(unittest.TestCase):
         shown = [block for block in blocks if block.shown]
         self.assertEqual(text.count("\n```"), 2 * (len(blocks) + len(shown)))
         self.assertEqual(
-            {block.language for block in blocks}, {"sh", "python", "javascript"}
+            {block.language for block in blocks},
+            {"sh", "python", "javascript", "html"},
         )
         self.assertIn(Block("sh", TEST_COMMAND + "\n", ""), blocks)
 
