@@ -2549,6 +2549,30 @@ class LineTest(unittest.TestCase):
         self.assertEqual(names & below, set())
 
 
+def with_constants(phrase: str) -> str:
+    """A phrase in which the module's private constants are put."""
+    printable = "".join(map(chr, range(0x21, 0x7F)))
+    refused = re.sub(f"[{twilio_capability._LENIENT_ALPHABET}]", "", printable)
+    bits = twilio_capability._MAX_EXACT_INT.bit_length() - 1
+    return phrase.format(**vars(twilio_capability), refused=refused, bits=bits)
+
+
+def statuses_in(text: str) -> list[int]:
+    """The numbers in a list of exit statuses, which ends with a full stop."""
+    return [int(number) for number in re.findall(r"\b\d+\b", text.partition(".")[0])]
+
+
+def exit_statuses() -> list[int]:
+    """Of a good token, of none, of wrong usage, and after Ctrl-C."""
+    interrupted = FailingStream(KeyboardInterrupt())
+    return [
+        run_main("inspect", good_token("access")).status,
+        run_main("inspect", "no token").status,
+        run_main("generate").status,
+        run_main("inspect", stdin=interrupted).status,
+    ]
+
+
 class ModuleTest(unittest.TestCase):
     """One file that imports the standard library and no more of it than it needs."""
 
@@ -2599,6 +2623,30 @@ class ModuleTest(unittest.TestCase):
         for name in [*twilio_capability.__all__, "main"]:
             with self.subTest(name):
                 self.assertTrue(getattr(twilio_capability, name).__doc__)
+
+    @unittest.skipIf(sys.flags.optimize > 1, "python -OO drops docstrings")
+    def test_its_docstrings_have_the_numbers_that_hold(self) -> None:
+        cases: list[tuple[object, list[str]]] = [
+            (Capability, ["1 to {_MAX_CLIENT_NAME} of ``{_NAME_ALPHABET}``",
+                          "in an access token at most {_MAX_IDENTITY};",
+                          "printable ASCII except space and ``{refused}``."]),
+            (Capability.generate_token, ["an int from 1 to {_MAX_TTL}."]),
+            (Capability.generate_access_token,
+             ["more than {_MAX_IDENTITY} characters", "beyond 2**{bits}"]),
+            (encode_client_name, ["longer than {_MAX_CLIENT_NAME} characters"]),
+            (ScopeURI.parse, ["more than {_MAX_TEXT:,} characters"]),
+            (inspect_token, ["the first {_MAX_SCOPES} of"]),
+        ]  # fmt: skip
+        for documented, phrases in cases:
+            text = " ".join((inspect.getdoc(documented) or "").split())
+            for phrase in phrases:
+                with self.subTest(phrase):
+                    self.assertIn(with_constants(phrase), text)
+
+    @unittest.skipIf(sys.flags.optimize > 1, "python -OO drops docstrings")
+    def test_the_statuses_of_its_docstring_are_those_of_the_command(self) -> None:
+        text = inspect.getdoc(main) or ""
+        self.assertEqual(statuses_in(text.partition("Returns ")[2]), exit_statuses())
 
     @unittest.skipIf(sys.version_info < (3, 10), "str | None cannot be evaluated")
     def test_every_annotation_means_something(self) -> None:
@@ -4127,9 +4175,59 @@ class ReadmeTest(unittest.TestCase):
                     exec(compile(block.text, "README.md", "exec"), {"__name__": "md"})
                 self.assertEqual(output.getvalue(), block.shown)
 
-    def test_every_argument_has_its_rule_in_the_table(self) -> None:
+    def test_its_version_is_that_of_the_module(self) -> None:
+        versions = re.findall(r"\*\*(\d+\.\d+\.\d+)\*\*", self.section("Changes"))
+        self.assertEqual(versions[0], twilio_capability.__version__)
+
+    def test_its_numbers_are_those_that_hold(self) -> None:
+        text = README.read_text(encoding="utf-8").partition("\n## Changes")[0]
+        text = " ".join(text.split())
+        for phrase in (
+            "into the {_MAX_IDENTITY} characters of a name",
+            "1 to {_MAX_CLIENT_NAME} of `{_NAME_ALPHABET}`",
+            "in an access token at most {_MAX_IDENTITY}",
+            "up to {_MAX_CLIENT_NAME} characters once encoded",
+            "ints up to 2**{bits} either way",
+            "1 to {_MAX_TTL} (",
+            "{_DEFAULT_TTL} by default",
+            "more than {_MAX_TEXT:,} characters",
+        ):
+            with self.subTest(phrase):
+                self.assertIn(with_constants(phrase), text)
+        refused = with_constants("{refused}").replace("|", r"\|")
+        self.assertIn(f"except space and ``{refused}``", text)
+        for region in re.findall(r'region="(\w*)"', text):
+            with self.subTest(region=region):
+                self.assertRegex(region, rf"\A{twilio_capability._REGION}\Z")
+
+    def test_its_exit_statuses_are_those_of_the_command(self) -> None:
+        text = self.section("Command line").partition("Exit status: ")[2]
+        self.assertEqual(statuses_in(text), exit_statuses())
+
+    def test_its_error_codes_are_those_of_a_report(self) -> None:
+        table = self.section("Why is my token refused?") + "\n"
+        cells = re.findall(r"^\| ([^|]*) \|", table, re.MULTILINE)
+        cells += self.section("Arguments and their rules").split("|")
+        named = [set(re.findall(r"\b\d{5}\b", cell)) for cell in cells]
+        for key in (
+            "signature",
+            "issuer",
+            "past",
+            "application",
+            "push",
+            "ttl",
+            "name",
+        ):
+            codes = set(re.findall(r"\d{5}", str(twilio_capability._CODES[key])))
+            with self.subTest(key):
+                self.assertTrue(any(codes - {"20101"} <= given for given in named))
+
+    def section(self, heading: str) -> str:
         text = README.read_text(encoding="utf-8")
-        table = text.partition("## Arguments and their rules")[2].partition("\n## ")[0]
+        return text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+
+    def test_every_argument_has_its_rule_in_the_table(self) -> None:
+        table = self.section("Arguments and their rules")
         cells = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
         named = {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
         methods = {
