@@ -564,7 +564,9 @@ def run_process(
         stderr=subprocess.PIPE,
         timeout=60,
     )
-    return Result(done.returncode, (done.stdout or b"").decode(), done.stderr.decode())
+    output, errors = ((text or b"").decode() for text in (done.stdout, done.stderr))
+    output, errors = (text.replace(os.linesep, "\n") for text in (output, errors))
+    return Result(done.returncode, output, errors)
 
 
 def run_main(
@@ -1142,7 +1144,15 @@ class ArgumentsTest(unittest.TestCase):
         ):
             with self.subTest(good=good):
                 Capability("AC1", good)
-        Capability("AC1", "PN" + sids[0][2:])
+        for good in (
+            "PN" + REAL,
+            "AC" + REAL[1:],
+            f"AC{REAL}0",
+            "AC" + "g" * 32,
+            "eyJ",
+        ):
+            with self.subTest(good=good):
+                Capability("AC1", good)
         not_last = {"\0", "\ud800", *filter(str.isspace, CHARACTERS)}
         others = "".join([c for c in CHARACTERS if c not in not_last])
         self.assert_takes(others, CALLS["auth_token"], "k")
@@ -1193,7 +1203,7 @@ class ArgumentsTest(unittest.TestCase):
 
     def test_what_a_name_means_is_not_asked(self) -> None:
         names = ["None", "null", "undefined", "true", "client", "client42", REAL]
-        names += ["AC" + REAL, "PN" + REAL, "ap" + REAL, "AP" + REAL[1:]]
+        names += ["AC" + REAL, "PN" + REAL, "ap" + REAL, "AP" + REAL[1:], f"AP{REAL}0"]
         for name in (*names, "AP" + "g" * 32, "eyJ0", "your_name", "SKXXXX"):
             for lenient in (False, True):
                 with self.subTest(name=name, lenient=lenient):
@@ -1666,6 +1676,19 @@ class VerifyTokenTest(unittest.TestCase):
         for wrong in options:
             with self.subTest(wrong=wrong), self.assertRaises(TypeError):
                 verify_token("..", "secret", **wrong)
+
+    def test_of_several_faults_the_first_in_this_order_is_told(self) -> None:
+        claims: dict[str, Any] = {"aud": "x", "exp": "x", "nbf": "x"}
+        header = '{"alg":"HS512"}'
+        self.assert_forged(mint(claims, "another", header))
+        self.assert_invalid(mint("[]", header=header), "header")
+        for name, good in (("aud", None), ("exp", NOW), ("nbf", NOW + 99)):
+            self.assert_invalid(mint(claims), name)
+            claims[name] = good
+            if good is None:
+                del claims[name]
+        self.assert_invalid(mint(claims), "expired", ExpiredTokenError)
+        self.assert_invalid(mint({**claims, "exp": NOW + 1}), "nbf")
 
     def test_only_hs256_and_nothing_critical_is_accepted(self) -> None:
         algs = ['"none"', '"HS384"', '"HS512"', '"RS256"', '"hs256"', '"HS256 "']
@@ -2220,7 +2243,7 @@ FAULTS: list[tuple[str, list[Any], str | None, str | None]] = [
     (IDENTITY, ["agent-7", "+1", "-" * 121, "client:ann"], None, ""),
     (IDENTITY, ["undefined", "null", "None", "nil", "NaN", "[object Object]"],
      None, ""),
-    (IDENTITY, ["a" * 121, "Undefined"], None, None),
+    (IDENTITY, ["a" * 121, "Undefined", "undefined1", "nullable", "client42"], None, None),
     (VOICE, [MISSING, None, "x", [], {}, {"incoming": {"allow": False}}],
      None, GRANT_CODES),
     (VOICE, [{"incoming": {"allow": True}}], None, None),
@@ -3369,7 +3392,8 @@ LOOKS: list[tuple[str, str, list[str]]] = [
     ("SID", "it is a URL", ["https://example.com/", "http://127.0.0.1"]),
     ("SID", CUT_OFF, ["XX", "xx1", "XX1-2", 'XX1"', f"XX{REAL}-"]),
     ("SID", "",
-     ["s3cr3t", "my app", "PNg", "PN" + "g" * 32, "pn" + REAL, "client:a", "I None"]),
+     ["s3cr3t", "my app", "PNg", "PN" + "g" * 32, "pn" + REAL, "client:a", "I None",
+      "nullable", "undefined1", "truest", "heyJude", "xhttps://", "Change me not"]),
     ("secret", "it is an account's SID", ["AC" + REAL]),
     ("secret", "it is a TwiML app's SID", ["AP" + REAL]),
     ("secret", "it is a push credential's SID", ["CR" + REAL]),
@@ -3511,7 +3535,8 @@ def no_tokens() -> list[tuple[str, list[str]]]:
          [token[:30], "eyJ", "hello", "a.b", "SK123", f"{header}.{payload}",
           f"{payload}.{signature}", f"{header}.{payload} and more"]),
         ("it has more than three segments",
-         [token + ".a", "." * 9999, f"{header}.{payload}.{payload}.x"]),
+         [token + ".a", "." * 9999, f"{header}.{payload}.{payload}.x",
+          f"{header}.{payload}.ayJ.eyJ"]),
         ("it is cut off at its beginning", [token[3:], f".{payload}.{signature}"]),
     ]
     # fmt: on
@@ -3785,7 +3810,7 @@ SIGNATURES = [
     (STANDARD,
      ["+" + "a" * 42, "/" + "a" * 42, base64url(DIGEST) + "=",
       base64.b64encode(DIGEST.hex().encode()).decode()]),
-    ("it has characters that base64url does not have", ["*" * 43, "*" * 9]),
+    ("it has characters that base64url does not have", ["*" * 43, "*" * 9, "^`"]),
     ("it is cut off", ["", "a" * 42]),
     ("it is of another algorithm than HS256", ["a" * 44, "a" * 342]),
     ("it is of another algorithm than HS256, SHA-384", ["Q" * 64, "a" * 63 + "-"]),
