@@ -428,6 +428,7 @@ def decode_client_name(name: str) -> str:
     'ann.veal@example.com'
     """
     name = re.sub("^client:", "", _check_type("name", name, str))
+    name = name[: _MAX_CLIENT_NAME + 1]  # which is too long, but soon read
     name = re.sub("_..", lambda escape: escape[0].upper(), name)
 
     # It is percent-encoding, with another sign in front.
@@ -892,7 +893,7 @@ def _sid_fault(sid: str, prefix: str, is_real: bool = False) -> str:
     fault = f"must be {_SID_OWNERS[prefix]} SID, {prefix} and {rule}"
     what = _look(sid, "SID")
     if sid[:2].upper() == prefix and what in ("", _is_sid_of(prefix)):
-        what = "it is cut off, or has characters that do not belong there"
+        what = "it is cut off, or has other characters"
     return f"{fault}: {what}" if what else fault
 
 
@@ -998,54 +999,65 @@ _IS_NO_VALUE = "it is what a program writes for no value"
 _IS_TEMPLATE = "it is a placeholder that was not filled in; put your own in"
 _IS_PLACEHOLDER = "it is a placeholder; put your own in"
 
-# JavaScript, Go, Swift and Objective-C write these, and nobody means them.
+# What programs write for no value in JavaScript, Go, Swift, Java and Objective-C, and
+# what some would also send on purpose.
 _NO_VALUE = (
-    r"undefined|NaN|(?s:\[object .*)|<nil>|%!\w\(<nil>\)|Optional\(nil\)|<null>|"
-    r"\(null\)"
+    r"undefined|NaN|(\[object \w+\],?)+|[<(](nil|null|undefined)[>)]|%!\w\(<nil>\)|"
+    r"Optional\(nil\)|Optional\[null\]|Optional\.empty"
 )
 _NO_NAME = "null|NULL|None|nil"
 _NO_SID = (
-    "Null|Nil|NIL|none|nan|undef|nullptr|[Nn]othing|[Tt]rue|TRUE|[Ff]alse|FALSE"
+    "(?i:null|nil|none|nan|undef|nullptr|nothing|dbnull|true|false)|void 0|Bearer"
 )  # fmt: skip
 
-# {{key}}, ${KEY}, #{key}, <%= key %>, {key} and %(key)s, and code that nobody has run.
+# {{key}}, ${KEY}, #{key} and <%= key %>, and what should have been run. Instead of a
+# SID also {key}, %(key)s, $(KEY), {% key %}, __KEY__, and any environment or settings.
 _TEMPLATE = (
-    r"(?s:\{\{.*\}\}|[$#]\{.*\}|<%.*%>)|\{[A-Za-z_][\w.]*\}|%\(\w+\)s|"
-    r"(process\.env|import\.meta\.env|os\.environ|os\.getenv|System\.getenv|"
-    r"Deno\.env|Environment\.GetEnvironmentVariable|\$_ENV|ENV|getenv|env)"
-    r"(?s:[.\[(].*)"
+    r"(?s:\{\{.*\}\}|\$\{.*\}|#\{[A-Za-z_].*\}|<%.*%>)|process\.env\b.{0,99}|"
+    r"os\.environ\b.{0,99}"
+)
+_SID_TEMPLATE = (
+    r"\{[A-Za-z_][\w.]*\}|%\(\w+\)s|\$\(\w+\)|\$env:\w+|\{[%!].{0,99}[%!]\}|__\w+__|"
+    r"[\w.:$]{0,60}(?i:env|environ|environment|config|configuration|credentials|"
+    r"settings|_server)(?i:get|var)?!?[.\[(:].{0,99}|[\w.]{0,60}(?i:get_?env)\w*\(.{0,99}"
 )
 # your_api_key, <YOUR_KEY>, [api key], changeme, SKXXXX, SK..., $KEY, %KEY%, API_KEY
 _PLACEHOLDER = (
-    r"(?i:(your|insert|replace|enter|paste|put)[_ -].{0,60}|change[_ -]?(me|this)|"
-    r"[<\[(][\w .-]{0,60}(your|token|key|sid|secret)[\w .-]{0,60}[>\])])|"
+    r"(?i:your([_ -].{0,60}|\w{0,40})|(insert|replace|enter|paste|put)[_ -].{0,60}|"
+    r"change[_ -]?(me|this)|replaceme|todo|fixme|dummy|placeholder|"
+    r"(account|api|app|auth|access|my|twilio)[_ -]?(key|sid|token|secret)|"
+    r"(?!.{0,99}0x|.class)[<\[(][\w .-]{0,60}"
+    r"(your|token|key|sid|secret|redacted|filtered)[\w .-]{0,60}[>\])])|"
     r"[A-Za-z]{2}([Xx]+|\*+|\.\.+)|\*+|\$\w+|%\w+%|[A-Z]+(_[A-Z]+)+"
 )
 
 # The places where it is asked, a pattern, and what the text is that fits it as a whole:
 # the first row that fits. Every pattern takes linear time, as texts may be long.
 _LOOKS = [
-    ("SID token secret spelling", "", "it is empty"),
+    ("SID secret spelling token", "", "it is empty"),
     (
-        "SID token secret spelling",
+        "SID secret spelling",
         r"(?s:[\s\ufeff].*|.*[\s\ufeff])",
         "remove the white space (its line break?) or byte order mark at its ends",
     ),
     (
-        "SID token secret spelling",
+        "SID secret spelling",
         r"""(?s:"(.*")?|'(.*')?)""",
         "remove the quotes around it",
     ),
     ("SID token identity param", _NO_VALUE, _IS_NO_VALUE),
     ("SID token identity", _NO_NAME, _IS_NO_VALUE),
     ("SID token", _NO_SID, _IS_NO_VALUE),
-    ("SID token param", _TEMPLATE, _IS_TEMPLATE),
+    ("SID token identity param", _TEMPLATE, _IS_TEMPLATE),
+    ("SID token", _SID_TEMPLATE, _IS_TEMPLATE),
     ("SID token", _PLACEHOLDER, _IS_PLACEHOLDER),
+    ("SID", "[A-Z]{4,}", _IS_PLACEHOLDER),
     ("name", "(?s:client:.*)", "leave out client:, which Twilio puts there itself"),
     ("name", f"(AP|CR|SK){_HEX}", "it is a SID, meant for another place"),
-    # What has 32 characters is a secret, with whatever letters it begins.
+    # What has 32 characters is a secret, with whatever letters it begins; and a short
+    # SID has a digit, or it is a word.
     *[
-        ("SID", rf"(?!.{{32}}\Z){prefix}[A-Za-z0-9]+", _is_sid_of(prefix))
+        ("SID", rf"(?!.{{32}}\Z){prefix}[A-Za-z]*[0-9][A-Za-z0-9]*", _is_sid_of(prefix))
         for prefix in _SID_OWNERS
     ],
     *[("token secret", prefix + _HEX, _is_sid_of(prefix)) for prefix in _SID_OWNERS],
@@ -1054,6 +1066,8 @@ _LOOKS = [
     ("SID token", "[A-Za-z0-9]{32}", _IS_API_SECRET),
     ("SID", "(?s:eyJ.*)", "it is a token"),
     ("SID token", "(?s:https?://.*)", "it is a URL"),
+    ("SID", r"(?s:(Optional|Some|Just)\(.*\)|b['\"].*)", "unwrap what is in it"),
+    ("spelling", "(?s:.*%[0-9A-Fa-f]{2}.*)", "it is percent-encoded; decode it first"),
 ]
 
 
@@ -1086,20 +1100,28 @@ _MAX_SCOPES = 100
 # A token with nothing around it, in any base64; JSON's "{" becomes ey or ew in it.
 _BARE_TOKEN = r"e[wy][A-Za-z0-9+/=_-]*\.[A-Za-z0-9+/=_-]+\.[A-Za-z0-9+/=_-]*"
 
-# A token that is whole, from its header to a signature of SHA-256.
-_WHOLE_TOKEN = r"eyJ[A-Za-z0-9_-]*\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{43}"
+# Where a token begins in a text: at its header, or else at its payload. Without the
+# look behind, a long text of ey would take quadratic time.
+_TOKEN_START = r"eyJ|(?<![A-Za-z0-9_-])e[wy][A-Za-z0-9_-]{15,}\."
 
-# How programs print an object, a task or a function: Python, Ruby, C#, Java, Dart and
-# JavaScript, whose functions are printed as their text.
+# A token that is whole, from its header to a signature of SHA-256.
+_WHOLE_TOKEN = r"e[wy][A-Za-z0-9_-]*\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{43}"
+
+# How programs print an object, a task or a function: Python, Swift and PHP; Ruby,
+# Elixir and Perl; C#, Java, Dart and Go; JavaScript, which prints a function's text.
 _PRINTED = (
-    r"<.{0,200}\bat 0x[0-9A-Fa-f]|<(coroutine|Task|Future|function|bound method)\b|"
-    r"#<\w|(Twilio|System|com\.twilio)\.\w|[\w.$]+@[0-9a-f]{4,8}\Z|Instance of '|"
-    r"\[(Async)?Function\b|\[class |Promise ?\{|(async )?function\b|"
-    r"(async )?(\w+|\([^()]{0,99}\)) ?=>|\w+ ?\([^()]{0,99}\) ?\{"
+    r"<.{0,200}\b(at )?0x[0-9A-Fa-f]|<(coroutine|Task|Future|function|bound method|"
+    r"built-in|class|module|generator|Mock|MagicMock)\b|<[A-Z]\w* (\[|eyJ)|"
+    r"object\(|[\w\\]+ Object\b|#<\w|#Function|%\w+\{|[A-Z]+\(0x|"
+    r"(Twilio|System|Microsoft|Newtonsoft|com\.twilio)\.\w|[\w.$/]+@[0-9a-f]{4,8}\b|"
+    r"\[[BL][\w.;]*@|Instance of '|Closure: |&\{|map\[|0xc0|%!\w\(|\(Function\)|"
+    r"\[(Async|Generator)*Function\b|\[(class|Getter)\b|(Promise|Future) ?[{<]|"
+    r"(async |get |\u0192 )?(function\b|\w+ ?\([^()]{0,99}\) ?\{)|class \w+ ?\{|"
+    r"(async )?(\w+|\w*\([^()]{0,99}\)) ?[=-]>"
 )
 
-# The secret among the fields of an object, as Node, PHP and Python print them.
-_SECRET_FIELD = r"""(["'[]|[{,] ?)(secret(_key)?|authToken)\b["':\]\w]{0,12} ?[:=]"""
+# The secret among the fields of an AccessToken, as programs print them.
+_SECRET_FIELD = r"""(?i)["'[{(, @]secret(_?key)?[\w\\:"'\]]{0,60} ?[:=]"""
 
 
 def inspect_token(token: str, *, now: float | None = None) -> dict[str, Any]:
@@ -1125,6 +1147,7 @@ def inspect_token(token: str, *, now: float | None = None) -> dict[str, Any]:
     >>> report["problems"][-1]
     'claims.scope: is empty, so the token allows nothing; allow a call'
     """
+    now = _check_now(now)
     token = _check_token(token)
     disguise = _disguise(token)
     if disguise:
@@ -1136,7 +1159,6 @@ def inspect_token(token: str, *, now: float | None = None) -> dict[str, Any]:
         raise InvalidTokenError(
             f"token must have at most {_MAX_DEPTH} levels of JSON; Twilio's have five"
         )
-    now = _check_now(now)
 
     kind = _kind(header, claims)
     scopes = []
@@ -1167,29 +1189,29 @@ def _disguise(token: str) -> str:
     """
     words = token.replace("\ufeff", " ").split()
     text = " ".join(words)
-    what = _look(text, "token")
-    has_token = "eyJ" in text
+    start = re.search(_TOKEN_START, text)
+    if not start:
+        text = _bare(text)
+    what = _look(re.sub("(?i)^bearer ", "", text), "token")
     look_there = "look at what your token URL answers"
 
-    if not text:
-        return "it is empty"
-    if re.match(r"<\w+ eyJ", text):
-        return "it is how Python prints an AccessToken; call to_jwt()"
-    if re.match(_PRINTED, text) and not has_token:
-        return (
-            "it is how a program prints an object or a function; call it, or await it"
-        )
-    if what in (_IS_NO_VALUE, _IS_TEMPLATE, _IS_PLACEHOLDER):
+    if what in ("it is empty", _IS_NO_VALUE, _IS_TEMPLATE, _IS_PLACEHOLDER):
         return what
-    if text[0] == "<":
-        return f"it is a web page or XML; {look_there}"
-    begins_as_fields = re.match(r"\{|AccessToken|Twilio", text)
-    if begins_as_fields and not has_token and re.search(_SECRET_FIELD, text):
+    is_twilios = re.search("(?i)account_?sid|key_?sid|AccessToken", text)
+    if is_twilios and not start and re.search(_SECRET_FIELD, text):
         return (
             "it is an AccessToken's own fields, with the secret in them; call toJwt(), "
             "and delete the key, as its secret has been sent away"
         )
-    if text[0] in "{[" and not has_token:
+    if re.match(r"<\w*Token eyJ", text):
+        return "it is how Python prints an AccessToken; call to_jwt()"
+    if re.match(_PRINTED, text) and (text[0] == "<" or not start):
+        return (
+            "it is how a program prints an object or a function; call it, or await it"
+        )
+    if text[0] == "<":
+        return f"it is a web page or XML; {look_there}"
+    if text[0] in "{[" and not start:
         return f"it is JSON without a token in it; {look_there}"
 
     # The payload of each has .eyJ, and the next header stands behind a signature.
@@ -1202,9 +1224,10 @@ def _disguise(token: str) -> str:
             "for Voice"
         )
     if _is_more_than_a_token(token, text, "".join(words)):
+        begins = "eyJ" if start and start[0] == "eyJ" else "ey or ew"
         return (
-            "take what begins with eyJ alone, without quotes, Bearer, JSON, other "
-            "text, white space or line breaks"
+            f"take what begins with {begins} alone, without quotes, Bearer, JSON, "
+            "other text, white space or line breaks"
         )
     if re.fullmatch(_BARE_TOKEN, text) and set("+/=") & set(text[: text.rfind(".")]):
         return "it is in standard base64; a JWT has - for +, _ for / and no ="
@@ -1213,21 +1236,25 @@ def _disguise(token: str) -> str:
     if text.startswith("eyJ") and ("..." in text or "\u2026" in text):
         return "it is shortened; take the whole token"
 
-    if what.startswith("it "):
-        return f"{what}, and no token: your server makes that"
+    if what == "it is a URL":
+        return f"{what}; take the token that it answers"
+    if what:
+        return f"{what}; your server makes the token from it"
     if not text.isascii():
         return "it has characters that are not ASCII"
-    if _look(token, "token"):
-        return _look(token, "token")
     if re.search("[^A-Za-z0-9+/=_.-]", text) and not re.match("e[wy]", text):
         return f"it is no token; {look_there}"
     if text.count(".") < 2:
         return "it is cut off, or is no token: a JWT has three segments, joined by dots"
     if text.count(".") > 2:
         return "it has more than three segments"
-    if re.match(r"(?!e[wy])[^.]*\.ey", text):
+
+    header, payload, _ = text.split(".")
+    if re.match("e[wy]", text) or _is_json(header):
+        return ""
+    if payload.startswith("ey"):
         return "it is cut off at its beginning"
-    return ""
+    return f"it is no token; {look_there}" if header and not _is_json(payload) else ""
 
 
 def _is_more_than_a_token(token: str, text: str, squeezed: str) -> bool:
@@ -1237,19 +1264,30 @@ def _is_more_than_a_token(token: str, text: str, squeezed: str) -> bool:
     """
     if squeezed != token and re.fullmatch(_BARE_TOKEN, squeezed):
         return True
-    start = text.find("eyJ")
-    if start < 0:
+    start = re.search(_TOKEN_START, text)
+    if not start:
         return False
-    if start and not re.fullmatch(r"[A-Za-z0-9+/=_-]*\.", text[:start]):
+    before = text[: start.start()]
+    if before and not re.fullmatch(r"[A-Za-z0-9+/=_-]*\.", before):
         return True
-    whole = re.compile(_WHOLE_TOKEN).match(text, start)
+    whole = re.compile(_WHOLE_TOKEN).match(text, start.start())
     if whole:
         # A longer or padded signature is a problem of the report, and what a dot begins
         # is one segment too many.
         rest = r"[\w+/=-]*(\.[\w+/=-]+)*"
         return not re.fullmatch(rest, text[whole.end() :], re.ASCII)
     strange = r"[^A-Za-z0-9+/=_.%\u2026-]|%(?![0-9A-Fa-f]{2})"
-    return bool(re.search(strange, text[: max(text.rfind("."), 0)]))
+    head, _, signature = text.rpartition(".")
+    is_cut_off = "." not in head or not re.search("[A-Za-z0-9_-]", signature)
+    return bool(re.search(strange, head if is_cut_off else text))
+
+
+def _is_json(segment: str) -> bool:
+    try:
+        json.loads(base64.urlsafe_b64decode(segment + "=="))
+    except (RecursionError, ValueError):
+        return False
+    return True
 
 
 def _is_deep(value: Any, levels: int = _MAX_DEPTH) -> bool:
@@ -1335,6 +1373,8 @@ _CODES = {
 _Y2001 = 10**9  # seconds: before it, a time is a duration, or was never set
 _Y2286 = 10**10  # seconds: from it on, a time is in milliseconds or microseconds
 _SIGNATURE = "[A-Za-z0-9_-]{43}"  # 32 bytes of SHA-256 in base64url
+_NO_SCOPE = "must be a scope URI, such as scope:client:incoming?clientName=Alice"
+_ONE_SPACE = "must be one scope URI; a space belongs between two, and nothing else"
 _SET_IT = "set it where the token is made"
 _COMPARE_CLOCKS = "compare the clock of your server with that of this machine"
 
@@ -1361,27 +1401,35 @@ _NAMES_OF_PLACES = {
     "header.typ": "typ",
     "header.cty": "cty contenttype",
     "header.twr": "twr region",
-    "claims.iss": "iss issuer apikeysid",
+    "claims.iss": "iss issuer apikey apikeysid keysid signingkeysid",
     "claims.sub": "sub subject accountsid",
-    "claims.exp": "exp expires expiresat expiration validuntil",
-    "claims.grants": "grants",
-    "claims.grants.identity": "identity clientname",
+    "claims.exp": "exp expires expiresat expiration expirationtime expiry validuntil",
+    "claims.grants": "grants grant",
+    "claims.grants.identity": "identity clientname username userid",
     _VOICE: "voice voicegrant programmablevoice",
     f"{_VOICE}.incoming": "incoming",
-    f"{_VOICE}.incoming.allow": "allow allowed incomingallow allowincoming",
+    f"{_VOICE}.incoming.allow": (
+        "allow allowed incomingallow allowincoming allowincomingcalls"
+    ),
     f"{_VOICE}.outgoing": "outgoing",
     f"{_VOICE}.outgoing.application_sid": (
-        "applicationsid appsid twimlappsid outgoingapplicationsid"
+        "applicationsid appsid twimlappsid twimlapplicationsid outgoingappsid "
+        "outgoingapplicationsid"
     ),
-    _PARAMS: "params appparams applicationparams outgoingparams "
-    "outgoingapplicationparams",
+    _PARAMS: (
+        "params parameters appparams applicationparams outgoingparams "
+        "outgoingapplicationparams customparameters"
+    ),
     f"{_VOICE}.push_credential_sid": "pushcredentialsid pushcredential",
 }
 _PLACES = {
     name: place for place, names in _NAMES_OF_PLACES.items() for name in names.split()
 }
 # Elsewhere these may be somebody's own.
-_ONLY_IN_VOICE = ("allow", "allowed", "applicationsid", "appsid", "appparams", "params")
+_ONLY_IN_VOICE = (
+    *("allow", "allowed", "applicationsid", "appsid"),
+    *("params", "parameters", "appparams", "customparameters"),
+)
 
 
 def _problems(report: dict[str, Any], signature: str, now: int) -> list[str]:
@@ -1457,7 +1505,8 @@ def _signature_fault(signature: str) -> str:
         what = "it is cut off"
     else:
         names = {64: ", SHA-384", 86: ", SHA-512"}
-        what = f"it is of another algorithm than HS256{names.get(len(signature), '')}"
+        what = "it is too long, or of another algorithm than HS256"
+        what += names.get(len(signature), "")
     return f"must be 43 characters of base64url: {what}"
 
 
@@ -1476,20 +1525,26 @@ def _issuer_faults(claims: dict[str, Any], kind: str) -> Iterator[tuple[str, str
 
 def _sid_words(holder: dict[str, Any], name: str, prefix: str) -> str:
     """Return what is wrong with a SID in a token, or an empty str."""
-    owner = _SID_OWNERS[prefix]
-    if name not in holder:
-        return f"is missing; it must be {owner} SID"
-    sid = holder[name]
-    if not isinstance(sid, str):
-        return f"must be {owner} SID, a string, not {_json_type(sid)}"
+    words = _type_fault(holder, name, str, f"{_SID_OWNERS[prefix]} SID")
+    if words:
+        return words
 
-    words = _sid_fault(sid, prefix, is_real=True)
-    what = _look(_bare(sid), "SID") if words else ""
+    words = _sid_fault(holder[name], prefix, is_real=True)
+    what = _look(_bare(holder[name]), "SID") if words else ""
     if what in _GIVEN_AWAY:
         if not words.endswith(what):
             words += f"; {what}"
         words += f"; {_GIVEN_AWAY[what]}, as whoever has the token can read it"
     return words
+
+
+def _type_fault(holder: dict[str, Any], name: str, kind: type, what: str) -> str:
+    """Return that something is missing or of another type, or an empty str."""
+    if name not in holder:
+        return f"is missing; it must be {what}"
+    if not isinstance(holder[name], kind):
+        return f"must be {what}, not {_json_type(holder[name])}"
+    return ""
 
 
 def _bare(text: str) -> str:
@@ -1559,13 +1614,12 @@ def _past(exp: int, start: float | None, now: int) -> str:
     life = None if start is None else int(exp - start)
     if life is not None:
         words += f", {life} seconds after it was made"
-    is_short = life is not None and life < 60
-    words += (
-        "; make a new token, with a longer ttl" if is_short else "; make a new token"
-    )
+    words += "; make a new token"
+    if life is not None and life < 60:
+        words += ", with a longer ttl"
 
     words += "; if you have just fetched it, your server may answer with a stored token"
-    if now - exp <= _MAX_TTL and not is_short:
+    if now - exp <= _MAX_TTL:
         words += ", or its clock and that of this machine differ"
     return words
 
@@ -1593,22 +1647,25 @@ def _scope_faults(
     scope: object, reports: list[dict[str, Any]]
 ) -> Iterator[tuple[str, str, str]]:
     """Judge the scope claim, and then each of the scopes in it."""
+    uris = scope.split() if isinstance(scope, str) else []
+    words = ""
     if not isinstance(scope, str):
         words = f"must be a string of scope URIs, not {_json_type(scope)}"
-        yield "claims.scope", words, ""
-    elif not reports:
+    elif not uris:
         words = "is empty, so the token allows nothing; allow a call"
-        yield "claims.scope", words, ""
-    elif len(scope.split()) > _MAX_SCOPES:
+    elif len(uris) > _MAX_SCOPES:
         words = (
-            f"has {len(scope.split())} scopes, of which the first {_MAX_SCOPES} are "
-            "judged; allow each call once"
+            f"has {len(uris)} scopes, of which the first {_MAX_SCOPES} are judged; "
+            "allow each call once"
         )
-        yield "claims.scope", words, ""
+    yield "claims.scope", words, ""
 
-    uris = scope.split() if isinstance(scope, str) else []
     for i, (uri, report) in enumerate(zip(uris, reports)):
         words = _scope_fault(uri, is_readable="unreadable" not in report)
+        if uri[-1] in ",;" and i + 1 < len(uris):
+            words = _ONE_SPACE
+        if words == _NO_SCOPE and i:
+            words += "; was a space before it not encoded?"
         if words:
             yield f"scopes[{i}]", words, ""
         else:
@@ -1619,23 +1676,28 @@ def _scope_fault(uri: str, is_readable: bool) -> str:
     """Return why a scope cannot be read, or is read as another, or an empty str."""
     names = "(appSid|appParams|clientName|path|params)"
     encoded_too_much = "has its =, & or ? encoded, too; encode the values alone"
-    if re.search("scope:(client|stream):", uri[1:]):  # in a value a : is encoded
-        return "must be one scope URI; a space belongs between two, and nothing else"
-    if "&amp;" in uri:
-        return "is written as HTML; write & for &amp;"
-    if re.search(f"%26{names}=", uri):
+    # In a value the colons are encoded.
+    if len(re.findall("scope:(?:client|stream):", uri)) > 1:
+        return _ONE_SPACE
+    if re.search(r"&(amp|quot|#38|#x26|#34);|\\u0026", uri):
+        return (
+            "is escaped for HTML or JSON, as in &amp; for &; take it as it was before"
+        )
+    if re.search(f"%26{names}=|appSid=[^&]*%26", uri):
         return encoded_too_much
     if is_readable:
         return ""
 
+    what = _look(_bare(uri), "param")
+    if what:
+        return f"must be a scope URI: {what}"
     head, _, query = uri.partition("?")
-    if re.search("(?i)^scope%3A|%3F", head) or re.search(f"(?i)[?&]{names}%3D", uri):
+    if re.search("(?i)^scope%(25)?3A|%3F", head):
         return encoded_too_much
-    example = "must be a scope URI, such as scope:client:incoming?clientName=Alice"
-    if not uri.startswith("scope:"):
-        return f"{example}; was a space before it not encoded?"
-    if not query or not re.fullmatch(f"scope:{_SCOPE_WORD}:{_SCOPE_WORD}", head):
-        return example
+    if re.search(f"(?i)[?&]{names}%(25)?3D", uri):
+        return encoded_too_much
+    if not re.fullmatch(f"scope:{_SCOPE_WORD}:{_SCOPE_WORD}", head) or not query:
+        return _NO_SCOPE
 
     fields = query.split("&")
     names_given = [field.partition("=")[0] for field in fields]
@@ -1671,14 +1733,14 @@ def _readable_scope_faults(
         yield place + ".params.appSid", words, "application"
     for inner in ("appParams", "params"):
         words = _value_fault(params.get(inner))
-        if isinstance(params.get(inner), str):
+        if isinstance(params.get(inner), str) and not words:
             words = "must be form-encoded NAME=VALUE pairs; encode each name and value"
         yield f"{place}.params.{inner}", words, ""
 
 
 def _value_fault(params: Any) -> str:
     """Return what is wrong with the values of params, or an empty str."""
-    values = params.values() if isinstance(params, dict) else []
+    values = params.values() if isinstance(params, dict) else [params]
     for value in values:
         what = _look(value, "param") if isinstance(value, str) else ""
         if what:
@@ -1694,7 +1756,7 @@ def _name_words(name: str, most: int) -> tuple[str, str]:
     words = _name_fault(name, most, lenient=False)
     if len(name) > most or not _LENIENT_NAME.fullmatch(name):
         return words, "name"
-    if words and not _look(name, "name"):
+    if words and not _look(name, "name") and not _look(name, "spelling"):
         words = (
             "may work in a browser, but Twilio promises A-Za-z0-9_: use "
             "encode_client_name"
@@ -1703,85 +1765,69 @@ def _name_words(name: str, most: int) -> tuple[str, str]:
 
 
 def _grants_faults(claims: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    grants = claims.get("grants")
-    if "grants" not in claims:
-        words = "is missing; it must be an object with identity and voice"
-        yield "claims.grants", words, "grants"
-        return
-    if not isinstance(grants, dict):
-        words = f"must be an object with identity and voice, not {_json_type(grants)}"
-        yield "claims.grants", words, "grants"
+    what = "an object with identity and voice"
+    words = _type_fault(claims, "grants", dict, what)
+    yield "claims.grants", words, "grants"
+    if words:
         return
 
-    identity = grants.get("identity", "")
-    if identity == "":
-        words = "is missing or empty; it must be the name of the device"
-        yield "claims.grants.identity", words, "grants"
-    elif not isinstance(identity, str):
-        words = f"must be a string, not {_json_type(identity)}"
-        yield "claims.grants.identity", words, "grants"
-    else:
-        words, key = _name_words(identity, _MAX_IDENTITY)
-        yield "claims.grants.identity", words, key
+    grants = claims["grants"]
+    words, key = (
+        _type_fault(grants, "identity", str, "the name of the device"),
+        "grants",
+    )
+    if grants.get("identity") == "":
+        words = "is empty; it must be the name of the device"
+    elif not words:
+        words, key = _name_words(grants["identity"], _MAX_IDENTITY)
+    yield "claims.grants.identity", words, key
 
-    voice = grants.get("voice")
-    if isinstance(voice, dict):
-        there = {name: part for name, part in voice.items() if part is not None}
-        yield from _voice_faults(there)
-    elif "voice" in grants:
-        words = f"must be an object, not {_json_type(voice)}"
-        yield "claims.grants.voice", words, "grants"
-    elif grants.keys() - {"identity"}:
+    words = _type_fault(grants, "voice", dict, "an object that allows calls")
+    if "voice" not in grants and grants.keys() - {"identity"}:
         words = "is missing; with other grants alone, this is no token for Voice"
-        yield "claims.grants.voice", words, "grants"
-    else:
-        words = "is missing; allow incoming or outgoing calls"
-        yield "claims.grants.voice", words, "grants"
+    yield _VOICE, words, "grants"
+    if not words:
+        voice = grants["voice"].items()
+        yield from _voice_faults(
+            {name: part for name, part in voice if part is not None}
+        )
 
 
 def _voice_faults(voice: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    place = "claims.grants.voice"
     incoming = voice.get("incoming")
     allow = incoming.get("allow") if isinstance(incoming, dict) else None
     if "incoming" in voice and not isinstance(allow, bool):
         words = 'must be {"allow": true}'
         if isinstance(allow, str):
             words += ", without quotes around true"
-        yield place + ".incoming", words, ""
+        yield f"{_VOICE}.incoming", words, ""
     elif not (allow or "outgoing" in voice or "push_credential_sid" in voice):
         # A push credential is a permission to be called: Twilio's servers for its
         # phone examples mint such tokens.
         words = "allows neither incoming nor outgoing calls; allow one"
-        yield place, words, "grants"
+        yield _VOICE, words, "grants"
 
-    outgoing = voice.get("outgoing")
-    if isinstance(outgoing, dict):
-        yield from _outgoing_faults(place + ".outgoing", outgoing)
-    elif "outgoing" in voice:
-        words = f"must be an object with application_sid, not {_json_type(outgoing)}"
-        yield place + ".outgoing", words, "application"
+    if "outgoing" in voice:
+        words = _type_fault(voice, "outgoing", dict, "an object with application_sid")
+        yield f"{_VOICE}.outgoing", words, "application"
+        if not words:
+            words = _sid_words(voice["outgoing"], "application_sid", "AP")
+            yield f"{_VOICE}.outgoing.application_sid", words, "application"
+            yield _PARAMS, _params_fault(voice["outgoing"].get("params")), ""
 
     if "push_credential_sid" in voice:
         words = _sid_words(voice, "push_credential_sid", "CR")
-        yield place + ".push_credential_sid", words, "push"
+        yield f"{_VOICE}.push_credential_sid", words, "push"
 
 
-def _outgoing_faults(
-    place: str, outgoing: dict[str, Any]
-) -> Iterator[tuple[str, str, str]]:
-    words = _sid_words(outgoing, "application_sid", "AP")
-    yield place + ".application_sid", words, "application"
-
-    params = outgoing.get("params")
-    yield place + ".params", _value_fault(params), ""
-    if isinstance(params, dict):
-        types = {type(value) for value in params.values()}
-        if not types <= {str, int, float, bool}:
-            words = "must hold strings, numbers, true and false, and nothing else"
-            yield place + ".params", words, ""
-    elif params is not None and not isinstance(params, str):
-        words = f"must be an object of strings and numbers, not {_json_type(params)}"
-        yield place + ".params", words, ""
+def _params_fault(params: Any) -> str:
+    """Return what is wrong with the params of outgoing calls, or an empty str."""
+    if params is not None and not isinstance(params, (dict, str)):
+        return f"must be an object of strings and numbers, not {_json_type(params)}"
+    values = params.values() if isinstance(params, dict) else []
+    if {type(value) for value in values} <= {str, int, float, bool}:
+        return _value_fault(params)
+    return "must hold strings, numbers, true and false, and nothing else"
 
 
 def _add_misplaced(
@@ -1821,17 +1867,31 @@ def _misplaced(token: dict[str, Any]) -> Iterator[tuple[str, str]]:
             if not re.fullmatch("[A-Za-z_-]{1,40}", name) or name == "allow":
                 continue
             key = re.sub("[_-]", "", name).lower()
-            if key not in _PLACES:
-                key = "".join(get_close_matches(key, _PLACES, 1, 0.85))
+            if key not in _PLACES and len(key) > 5:
+                key = "".join(get_close_matches(key, _PLACES, 1, 0.86))
             place, target = f"{holder}.{name}", _PLACES.get(key, "")
             if target in ("", place) or _at(token, target) not in (None, ""):
                 continue
-            if key in _ONLY_IN_VOICE and not holder.startswith(_VOICE):
-                continue
-            value = members[name]
-            is_region = isinstance(value, str) and re.fullmatch(_REGION, value)
-            if value is not None and (is_region or target != "header.twr"):
+            is_in_voice = holder.startswith(_VOICE)
+            if _may_stand_at(target, members[name]) and (
+                is_in_voice or key not in _ONLY_IN_VOICE
+            ):
                 yield place, target
+
+
+def _may_stand_at(place: str, value: Any) -> bool:
+    """Tell whether a value may be meant for a place, and is no other system's."""
+    patterns = {
+        "header.twr": _REGION,
+        "claims.iss": "SK.*",
+        "claims.sub": "AC.*",
+        "claims.grants.identity": ".+",
+    }
+    if place in patterns:
+        return isinstance(value, str) and bool(re.fullmatch(patterns[place], value))
+    if place == "claims.exp":
+        return _is_number(value) and value >= _Y2001
+    return value is not None
 
 
 def _at(token: dict[str, Any], place: str) -> Any:
@@ -2033,8 +2093,9 @@ def _generate(given: Namespace) -> str:
     # A push credential is a permission to be called, too.
     allowed = given.incoming or given.outgoing or given.events or given.push_credential
     if not allowed:
+        last = "--push-credential" if given.access else "--events"
         raise ValueError(
-            "generate must allow something: give --incoming, --outgoing or --events"
+            f"generate must allow something: give --incoming, --outgoing or {last}"
         )
 
     api_key_sid, auth_token, hint = "", None, ""
