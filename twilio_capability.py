@@ -39,7 +39,7 @@ __all__ = [
     "encode_client_name",
     "verify_token",
 ]
-__version__ = "1.2.0"
+__version__ = "1.3.0"
 
 TYPE_CHECKING = False  # typing has it, too, but makes the import 1.2 x as long
 if TYPE_CHECKING:
