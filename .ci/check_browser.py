@@ -3,6 +3,7 @@
 Run with "tox -e browser", which names a folder to work in. Headless Chromium loads the
 page as printed, bundled and not, with both kinds of token out of the README's blocks
 for Flask. The clocks of page and server are put forward, so that tokens soon expire.
+Nothing leaves the machine: the SDK finds none of Twilio's hosts.
 
 The SDK's WebSocket to Twilio ends in class Twilio, which answers as Twilio's servers
 would. Relied on of the protocol, whose messages are {"type", "payload"} in JSON:
@@ -15,8 +16,6 @@ would. Relied on of the protocol, whose messages are {"type", "payload"} in JSON
   twilio.params; to the device with "callsid", "sdp" and "parameters". "cancel" takes
   that one back, "answer" and "reject" take it or turn it down, "hangup" ends any call;
 - without a message, such as a line feed, the SDK connects anew after 15 seconds.
-
-Nothing leaves the machine: the SDK finds none of Twilio's hosts.
 """
 
 from __future__ import annotations
@@ -90,11 +89,12 @@ def readme_app(kind: str) -> Any:
     if kind == "capability":
         tokens, found = re.subn(r"^( *)# (\w+ = )", r"\1\2", tokens, flags=re.MULTILINE)
         assert found, "README.md: no assignment in a comment of token_for"
-    endpoint = readme_block("python", "from flask import", '@app.post("/token")')
-    for name, code in (("tokens", tokens), ("endpoint", endpoint)):
+    calls = readme_block("python", "def twiml_for(")
+    app = readme_block("python", "from flask import")
+    for name, code in (("tokens", tokens), ("calls", calls), ("app", app)):
         sys.modules[name] = ModuleType(name)
         exec(compile(code, "README.md", "exec"), vars(sys.modules[name]))
-    return vars(sys.modules["endpoint"])["app"]
+    return vars(sys.modules["app"])["app"]
 
 
 def make_page(folder: Path, bundled: bool) -> Path:
