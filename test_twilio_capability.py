@@ -2782,6 +2782,16 @@ class CommandLineTest(unittest.TestCase):
         phone_only = "generate --access --identity a --push-credential CR1"
         self.assert_prints(token, *phone_only.split())
 
+    def test_generate_access_signs_with_no_auth_token(self) -> None:
+        same = {**ENVIRONMENT, "TWILIO_AUTH_TOKEN": "0123456789abcdef" * 2}
+        same["TWILIO_API_SECRET"] = same["TWILIO_AUTH_TOKEN"]
+        result = run_main("generate", "--access", "--incoming", "a", env=same)
+        message = (
+            "twilio-capability: api_key_secret must not be the auth_token: make an API "
+            "key, and give its secret\n"
+        )
+        self.assertEqual(result, (2, "", message))
+
     def test_a_kind_of_token_needs_no_variable_of_the_other(self) -> None:
         plain = env_without("TWILIO_API_KEY", "TWILIO_API_SECRET")
         self.assertEqual(run_main("generate", "--incoming", "a", env=plain).status, 0)

@@ -2103,6 +2103,8 @@ def _generate(given: Namespace) -> str:
         account_sid, api_key_sid, secret = _variables(
             "TWILIO_ACCOUNT_SID", "TWILIO_API_KEY", "TWILIO_API_SECRET"
         )
+        if secret == os.environ.get("TWILIO_AUTH_TOKEN"):
+            auth_token = secret  # which Capability refuses as the key's secret
     else:
         if os.environ.get("TWILIO_API_KEY") and not os.environ.get("TWILIO_AUTH_TOKEN"):
             hint = "; or make an access token: give --access"
