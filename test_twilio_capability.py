@@ -1570,7 +1570,17 @@ class ClientNameTest(unittest.TestCase):
     def test_what_is_not_the_name_of_a_text_is_refused(self) -> None:
         second_spellings = ["_41", "_61", "_39", "_30"]  # of A, a, 9 and 0
         no_utf_8 = ["_FF", "_C3", "_A9", "_C0_80", "_ED_A0_80", "_F5_80_80_80"]
-        no_escapes = ["_", "a_", "a_4", "a__41", "_4G", "_+4", "_ 4", "_\n\n"]
+        no_escapes = [
+            "_2\ufb00",
+            "_",
+            "a_",
+            "a_4",
+            "a__41",
+            "_4G",
+            "_+4",
+            "_ 4",
+            "_\n\n",
+        ]
         no_names = ["", "client:", "client:client:a", "CLIENT:a", "a-b", "a b", "a\n"]
         no_names += ["+", "%41", "%5F", "é", "\uff21", "\ud800", "a" * 257, "_5F" * 86]
         for name in (*second_spellings, *no_utf_8, *no_escapes, *no_names):

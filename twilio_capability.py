@@ -429,7 +429,7 @@ def decode_client_name(name: str) -> str:
     """
     name = re.sub("^client:", "", _check_type("name", name, str))
     name = name[: _MAX_CLIENT_NAME + 1]  # which is too long, but soon read
-    name = re.sub("_..", lambda escape: escape[0].upper(), name)
+    name = re.sub("_[0-9A-Fa-f]{2}", lambda escape: escape[0].upper(), name)
 
     # It is percent-encoding, with another sign in front.
     text = unquote(name.replace("_", "%")) if name.isascii() else ""
