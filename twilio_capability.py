@@ -1683,7 +1683,8 @@ def _scope_fault(uri: str, is_readable: bool) -> str:
         return (
             "is escaped for HTML or JSON, as in &amp; for &; take it as it was before"
         )
-    if re.search(f"%26{names}=|appSid=[^&]*%26", uri):
+    app_sids = [field.partition("appSid=")[2] for field in uri.split("&")]
+    if re.search(f"%26{names}=", uri) or any("%26" in sid for sid in app_sids):
         return encoded_too_much
     if is_readable:
         return ""

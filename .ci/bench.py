@@ -165,6 +165,7 @@ def hostile_texts() -> dict[str, str]:
     scope = f"scope:client:outgoing?appSid=AP1&appParams={fields}"
     tokens = {
         "a scope with many params": (capability, {"iss": "AC1", "scope": scope}),
+        "a scope of appSid=": (capability, {"iss": "AC1", "scope": "appSid=" * 6900}),
         "many params": (access, {"iss": "SK1", "grants": {"voice": outgoing}}),
         "many names": (access, {"grants": {"voice": voice, **members}, **members}),
     }
