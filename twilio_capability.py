@@ -68,10 +68,9 @@ _ACCESS_TYPE = "twilio-fpa;v=1"
 # Such as us1, ie1, au1: Twilio's page "Manage Regional API Credentials".
 _REGION = "[a-z]{2}[0-9]"
 
-# Client names: Twilio's pages "Capability Tokens for Twilio Client" and "Access Tokens"
-# promise the first alphabet. Its servers refuse anything outside the second, which is
-# printable ASCII without the space, delims and unwise characters of RFC 2396, section
-# 2.4.3 (error 31105).
+# Client names: Twilio's page "Access Tokens" and twilio-php promise the first alphabet.
+# Its servers refuse anything outside the second, which is printable ASCII without the
+# space, delims and unwise characters of RFC 2396, section 2.4.3 (error 31105).
 _NAME_ALPHABET = "A-Za-z0-9_"
 _LENIENT_ALPHABET = "A-Za-z0-9_!$&'()*+,./:;=?@~-"
 _CLIENT_NAME = re.compile(f"[{_NAME_ALPHABET}]+")
@@ -133,7 +132,8 @@ class Capability:
     ``"#%<>[\]^`{|}``. Nothing that begins with ``client:`` is a name, nor is a SID of
     an application, API key or push credential.
 
-    Raises TypeError and ValueError, as do the methods, and then stays as it was.
+    The constructor and the methods raise TypeError or ValueError; a call that raises
+    changes nothing.
 
     Threads may share an object that is complete, since generating changes nothing;
     calls that allow something need a lock around them. A copy goes its own way. A
@@ -188,9 +188,10 @@ class Capability:
         """Let the device call out through one application.
 
         `application_sid` is ``AP`` and one or more of ``A-Za-z0-9``. Twilio sends
-        `params`, which map str to str or int, to the application with each call.
+        `params`, which map str to str or int, to the application with each call. An
+        access token can have one application with one set of params.
         """
-        secret = application_sid  # in case that it is one
+        secret = application_sid  # which it may be: see _check_secret
         del application_sid
         application_sid = _check_sid("application_sid", secret, "AP")
         params = _check_params("params", params, str, int)
@@ -208,7 +209,7 @@ class Capability:
     ) -> None:
         """Let the device read all events, or those that match `filters`.
 
-        `filters` map str to str or int.
+        `filters` map str to str or int. An access token cannot carry this.
         """
         filters = _check_params("filters", filters, str, int)
 
@@ -219,8 +220,9 @@ class Capability:
     def generate_token(
         self, ttl: int = _DEFAULT_TTL, *, now: float | None = None
     ) -> str:
-        """Return a signed capability token, the same string as twilio-php writes.
+        """Return a signed capability token, the string that twilio-php writes.
 
+        The exception: PHP leaves a client named ``0`` out of outgoing scopes.
         It lives for `ttl` seconds, an int from 1 to 86400. `now` is seconds since the
         epoch, floored; None is the clock. Raises ValueError also when there is no auth
         token, and for more than 65,536 characters, which verify_token does not read.
@@ -234,25 +236,18 @@ class Capability:
 
         # The last client name, wherever it was given, is the caller's.
         caller = ""
-        for scope, uri, _ in self._allowed:
-            if scope == _INCOMING:
+        for allowed, uri, _ in self._allowed:
+            if allowed == _INCOMING:
                 caller = "&" + uri.partition("?")[2]
 
         uris = []
-        for scope, uri, _ in self._allowed:
-            uris.append(uri + caller if scope == _OUTGOING else uri)
+        for allowed, uri, _ in self._allowed:
+            uris.append(uri + caller if allowed == _OUTGOING else uri)
 
         # JSON escapes nothing in a SID or a scope URI, and a JSON encoder makes this
         # 1.4 times as slow.
-        payload = (
-            '{"scope":"'
-            + " ".join(uris)
-            + '","iss":"'
-            + self._account_sid
-            + '","exp":'
-            + str(_check_now(now) + ttl)
-            + "}"
-        )
+        scope, exp = " ".join(uris), _check_now(now) + ttl
+        payload = f'{{"scope":"{scope}","iss":"{self._account_sid}","exp":{exp}}}'
         return _make_token(_CAPABILITY_HEADER, payload, self._key)
 
     def generate_access_token(
@@ -268,17 +263,19 @@ class Capability:
     ) -> str:
         """Return a signed voice access token that grants the same.
 
-        `api_key_sid` is ``SK`` and one or more of ``A-Za-z0-9``; `api_key_secret`, a
-        non-empty str and not the auth token, signs; `identity` names a device that only
-        calls out; `ttl`, `now` and the longest token: see generate_token. Raises
-        ValueError also for no name, two names or one of more than 121 characters; for
-        two applications or sets of params; for an int in params beyond 2**53; and for
-        an event stream.
+        `api_key_sid` is ``SK`` and one or more of ``A-Za-z0-9``. `api_key_secret`, a
+        non-empty str that is not the auth token, signs. `ttl` and `now`: see
+        generate_token. `identity` names a device that only calls out.
 
         `push_credential_sid` is ``CR`` and one or more of ``A-Za-z0-9``: an iPhone or
         an Android phone needs it to be called. `region`, two lower-case letters and a
         digit, such as ``ie1``, is where Twilio processes the calls, and where the API
         key was made; None is ``us1``.
+
+        Raises TypeError and ValueError; ValueError also for no name, for two names, for
+        one of more than 121 characters, for two applications or sets of params, for an
+        int in params beyond 2**53, for an event stream, and for more than 65,536
+        characters.
 
         >>> device = Capability("AC123123")
         >>> token = device.generate_access_token("SK1", "secret", identity="Alice")
@@ -295,8 +292,7 @@ class Capability:
         header = _ACCESS_HEADER
         if region is not None:
             region = _check_match("region", region, _REGION, "such as us1, ie1 or au1")
-            fields = {"typ": "JWT", "alg": "HS256", "cty": _ACCESS_TYPE, "twr": region}
-            header = _base64url(_to_json(fields).encode())
+            header = _base64url(_to_json({**_ACCESS_FIELDS, "twr": region}).encode())
 
         # Twilio's guide "Migrate Capability Tokens to Access Tokens" maps the terms.
         if self._granted(_SUBSCRIBE):
@@ -362,7 +358,7 @@ class Capability:
             )
         if len(names) > 1:
             raise ValueError(
-                "identity must be one name, the same as client_name, in an access "
+                "client_name and identity must be one and the same name in an access "
                 "token: make one Capability for each device"
             )
         name: str = names.pop()
@@ -406,8 +402,8 @@ def encode_client_name(text: str) -> str:
     text = _check_text("text", text, str)
     if not text:
         raise ValueError("text must not be empty")
-    name = _encoded_name(text[:_MAX_CLIENT_NAME])
-    if len(text) > _MAX_CLIENT_NAME or len(name) > _MAX_CLIENT_NAME:
+    name = _encoded_name(text[: _MAX_CLIENT_NAME + 1])  # enough to be too long
+    if len(name) > _MAX_CLIENT_NAME:
         raise ValueError(
             f"text must be at most {_MAX_CLIENT_NAME} characters long as a name, where "
             "a letter or digit is one and another byte three: take a shorter id"
@@ -504,7 +500,7 @@ def verify_token(
     """Return the claims of a capability or access token that `secret` has signed.
 
     `secret`, a non-empty str, is the auth token for a capability token, the API key's
-    secret for an access token. `leeway`, 0 or more, is the seconds by which clocks may
+    secret for an access token. `leeway`, 0 to 2**53, is the seconds by which clocks may
     differ; `now` is seconds since the epoch, floored; None is the clock.
 
     Nothing is decoded before the signature is found right. HS256 alone is accepted
@@ -603,6 +599,7 @@ def _iso8601(seconds: int) -> str | None:
 
 # ---- The JWT (RFC 7515, compact serialization) ---------------------------------------
 
+_NOT_BASE64URL = "it has characters that base64url does not have"
 _BASE64URL = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
 
@@ -652,7 +649,7 @@ def _json_object(part: str, segment: bytes) -> dict[str, Any]:
     """Return the JSON object in the encoded header or payload."""
     # The words of the decoder's own errors are left out, as they can hold some of it.
     if segment.translate(None, delete=_BASE64URL):  # the decoder would skip others
-        fault = "it has characters that base64url does not have"
+        fault = _NOT_BASE64URL
     elif len(segment) % 4 == 1:
         fault = "it has a character too few or too many"
     else:
@@ -691,14 +688,14 @@ def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     """Return the members of a JSON object as a dict; each name may come once."""
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise KeyError("a name comes twice")
+        raise KeyError
     return members
 
 
 def _finite(number: str) -> float:
     value = float(number)
     if not abs(value) < float("inf"):  # as NaN is not, either
-        raise ValueError("JSON has no NaN and no Infinity")
+        raise ValueError
     return value
 
 
@@ -707,8 +704,10 @@ _JSON = json.JSONDecoder(
 )
 _to_json = json.JSONEncoder(separators=(",", ":")).encode
 
-_CAPABILITY_HEADER = _base64url(b'{"typ":"JWT","alg":"HS256"}')
-_ACCESS_HEADER = _base64url(b'{"typ":"JWT","alg":"HS256","cty":"twilio-fpa;v=1"}')
+_HEADER_FIELDS = {"typ": "JWT", "alg": "HS256"}
+_ACCESS_FIELDS = {**_HEADER_FIELDS, "cty": _ACCESS_TYPE}
+_CAPABILITY_HEADER = _base64url(_to_json(_HEADER_FIELDS).encode())
+_ACCESS_HEADER = _base64url(_to_json(_ACCESS_FIELDS).encode())
 _OUR_HEADERS = (_CAPABILITY_HEADER, _ACCESS_HEADER)
 
 
@@ -729,11 +728,11 @@ _QUERY = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/?]|%[0-9A-Fa-f]{2})*")
 class ScopeURI:
     """One permission in the ``scope`` claim of a capability token.
 
-    `service` and `privilege` are one or more of ``A-Za-z0-9_.-``; `params` map str to
-    str. Equality ignores their order, so a ScopeURI cannot be hashed; the repr leaves
-    them out.
+    Its attributes are its arguments: `service` and `privilege`, one or more of
+    ``A-Za-z0-9_.-``, and `params`, a copy that maps str to str. Equality ignores the
+    order of params, so a ScopeURI cannot be hashed; the repr leaves them out.
 
-    Raises TypeError and ValueError.
+    Raises TypeError for a wrong type and ValueError for a wrong value.
 
     >>> str(ScopeURI("client", "incoming", {"clientName": "Alice"}))
     'scope:client:incoming?clientName=Alice'
@@ -742,8 +741,8 @@ class ScopeURI:
     def __init__(
         self, service: str, privilege: str, params: Mapping[str, str] | None = None
     ) -> None:
-        hint = "such as client:incoming"
-        self.service = _check_match("service", service, _SCOPE_WORD, hint)
+        self.service = _check_match("service", service, _SCOPE_WORD, "such as client")
+        hint = "such as incoming"
         self.privilege = _check_match("privilege", privilege, _SCOPE_WORD, hint)
         self.params: dict[str, str] = _check_params("params", params, str)
 
@@ -872,7 +871,7 @@ def _check_match(argument: str, value: str, pattern: str, hint: str) -> str:
 
 
 def _check_sid(argument: str, secret: str, prefix: str) -> str:
-    """Return `secret`, which is a SID of that prefix, or else may be a secret."""
+    """Return a SID of that prefix, called `secret` as people swap the two."""
     secret = _check_type(argument, secret, str)
     fault = _sid_fault(secret, prefix)
     if fault:
@@ -881,7 +880,10 @@ def _check_sid(argument: str, secret: str, prefix: str) -> str:
 
 
 def _sid_fault(sid: str, prefix: str, is_real: bool = False) -> str:
-    """Return what is wrong with a SID, which may have to be real, or an empty str."""
+    """Return what is wrong with a SID, or an empty str.
+
+    With `is_real` it must have 32 hex digits, as Twilio's have.
+    """
     rule = "one or more of A-Za-z0-9"
     if is_real:
         rule = "32 hex digits"
@@ -901,8 +903,8 @@ def _check_secret(argument: str, secret: str) -> bytes:
     """Return the key for HMAC that is made from `secret`, a non-empty str.
 
     Whatever is or may be a secret, and the key, has this name in every function whose
-    frame an error can show: error trackers send local variables along, and hide those
-    of that name.
+    frame leaves this module with an error: error trackers send local variables along,
+    and hide those of that name.
     """
     secret = _check_type(argument, secret, str)
     fault = _secret_fault(secret)
@@ -978,10 +980,10 @@ def _check_ttl(ttl: int) -> int:
 def _look(text: str, place: str) -> str:
     """Return what a text is, or what to do about it, or an empty str.
 
-    It is asked only when something is wrong, so its speed does not matter. `place` is
-    what the text was taken for: a "SID", "token", "secret" or one of params, "param".
-    Of a client name "name" tells what none may be, "spelling" what may be wrong with
-    other characters, and "identity" what it means.
+    Making and verifying ask it only of what is wrong or has 34 characters, so its speed
+    does not matter. `place` is what the text was taken for: "SID", "token", "secret" or
+    "param". For a client name there are three: "name", what is refused as one;
+    "spelling", what is wrong with its characters; "identity", what it means.
     """
     for places, pattern, words in _LOOKS:
         if place in places.split() and re.fullmatch(pattern, text):
@@ -995,6 +997,7 @@ def _is_sid_of(prefix: str) -> str:
 
 _IS_AUTH_TOKEN = "it looks like an auth token"
 _IS_API_SECRET = "it looks like an API key's secret"
+_IS_ENCODED = "it is percent-encoded; decode it first"
 _IS_NO_VALUE = "it is what a program writes for no value"
 _IS_TEMPLATE = "it is a placeholder that was not filled in; put your own in"
 _IS_PLACEHOLDER = "it is a placeholder; put your own in"
@@ -1007,7 +1010,7 @@ _NO_VALUE = (
 )
 _NO_NAME = "null|NULL|None|nil"
 _NO_SID = (
-    "(?i:null|nil|none|nan|undef|nullptr|nothing|dbnull|true|false)|void 0|Bearer"
+    "(?i:null|nil|none|nan|undef|nullptr|nothing|dbnull|true|false)|void 0"
 )  # fmt: skip
 
 # {{key}}, ${KEY}, #{key} and <%= key %>, and what should have been run. Instead of a
@@ -1031,8 +1034,8 @@ _PLACEHOLDER = (
     r"[A-Za-z]{2}([Xx]+|\*+|\.\.+)|\*+|\$\w+|%\w+%|[A-Z]+(_[A-Z]+)+"
 )
 
-# The places where it is asked, a pattern, and what the text is that fits it as a whole:
-# the first row that fits. Every pattern takes linear time, as texts may be long.
+# Each row: the places that ask it, a pattern, and what a text is that matches it as a
+# whole. The first match counts. Each takes linear time, as texts may be long.
 _LOOKS = [
     ("SID secret spelling token", "", "it is empty"),
     (
@@ -1067,7 +1070,7 @@ _LOOKS = [
     ("SID", "(?s:eyJ.*)", "it is a token"),
     ("SID token", "(?s:https?://.*)", "it is a URL"),
     ("SID", r"(?s:(Optional|Some|Just)\(.*\)|b['\"].*)", "unwrap what is in it"),
-    ("spelling", "(?s:.*%[0-9A-Fa-f]{2}.*)", "it is percent-encoded; decode it first"),
+    ("spelling", "(?s:.*%[0-9A-Fa-f]{2}.*)", _IS_ENCODED),
 ]
 
 
@@ -1083,7 +1086,9 @@ from urllib.parse import quote
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
     from collections.abc import Iterator
-    from typing import NoReturn, TextIO
+    from typing import NoReturn, TextIO, TypeAlias
+
+    _Fault: TypeAlias = "tuple[str, str, str]"  # see "Why Twilio refuses a token"
 
 __all__ += ["inspect_token"]
 
@@ -1100,12 +1105,15 @@ _MAX_SCOPES = 100
 # A token with nothing around it, in any base64; JSON's "{" becomes ey or ew in it.
 _BARE_TOKEN = r"e[wy][A-Za-z0-9+/=_-]*\.[A-Za-z0-9+/=_-]+\.[A-Za-z0-9+/=_-]*"
 
+_OTHER_BASE64 = "a JWT has - for +, _ for / and no ="
+
 # Where a token begins in a text: at its header, or else at its payload. Without the
 # look behind, a long text of ey would take quadratic time.
 _TOKEN_START = r"eyJ|(?<![A-Za-z0-9_-])e[wy][A-Za-z0-9_-]{15,}\."
 
-# A token that is whole, from its header to a signature of SHA-256.
-_WHOLE_TOKEN = r"e[wy][A-Za-z0-9_-]*\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{43}"
+# A signature of HS256: the 32 bytes of SHA-256 in base64url. And a whole token.
+_SIGNATURE = "[A-Za-z0-9_-]{43}"
+_WHOLE_TOKEN = rf"e[wy][A-Za-z0-9_-]*\.[A-Za-z0-9_-]+\.{_SIGNATURE}"
 
 # How programs print an object, a task or a function: Python, Swift and PHP; Ruby,
 # Elixir and Perl; C#, Java, Dart and Go; JavaScript, which prints a function's text.
@@ -1230,9 +1238,9 @@ def _disguise(token: str) -> str:
             "other text, white space or line breaks"
         )
     if re.fullmatch(_BARE_TOKEN, text) and set("+/=") & set(text[: text.rfind(".")]):
-        return "it is in standard base64; a JWT has - for +, _ for / and no ="
+        return f"it is in standard base64; {_OTHER_BASE64}"
     if re.search("%[0-9A-Fa-f]{2}", text):
-        return "it is percent-encoded; decode it first"
+        return _IS_ENCODED
     if text.startswith("eyJ") and ("..." in text or "\u2026" in text):
         return "it is shortened; take the whole token"
 
@@ -1260,7 +1268,7 @@ def _disguise(token: str) -> str:
 def _is_more_than_a_token(token: str, text: str, squeezed: str) -> bool:
     """Tell whether something stands around a token in a text, or breaks it.
 
-    `text` and `squeezed` are the token with one space and none between its words.
+    `text` and `squeezed` are the token with its white space made one space, or none.
     """
     if squeezed != token and re.fullmatch(_BARE_TOKEN, squeezed):
         return True
@@ -1272,8 +1280,8 @@ def _is_more_than_a_token(token: str, text: str, squeezed: str) -> bool:
         return True
     whole = re.compile(_WHOLE_TOKEN).match(text, start.start())
     if whole:
-        # A longer or padded signature is a problem of the report, and what a dot begins
-        # is one segment too many.
+        # Behind it may stand more base64, of which the report speaks, or more segments,
+        # which are refused later.
         rest = r"[\w+/=-]*(\.[\w+/=-]+)*"
         return not re.fullmatch(rest, text[whole.end() :], re.ASCII)
     strange = r"[^A-Za-z0-9+/=_.%\u2026-]|%(?![0-9A-Fa-f]{2})"
@@ -1372,9 +1380,11 @@ _CODES = {
 
 _Y2001 = 10**9  # seconds: before it, a time is a duration, or was never set
 _Y2286 = 10**10  # seconds: from it on, a time is in milliseconds or microseconds
-_SIGNATURE = "[A-Za-z0-9_-]{43}"  # 32 bytes of SHA-256 in base64url
 _NO_SCOPE = "must be a scope URI, such as scope:client:incoming?clientName=Alice"
 _ONE_SPACE = "must be one scope URI; a space belongs between two, and nothing else"
+_NOW_PLUS_TTL = "it must be the time now plus the TTL, in seconds"
+_IN_SECONDS = "must be in seconds, not in milliseconds or microseconds"
+_MUST_GO = "must not be there; verify_token refuses it"
 _SET_IT = "set it where the token is made"
 _COMPARE_CLOCKS = "compare the clock of your server with that of this machine"
 
@@ -1425,11 +1435,8 @@ _NAMES_OF_PLACES = {
 _PLACES = {
     name: place for place, names in _NAMES_OF_PLACES.items() for name in names.split()
 }
-# Elsewhere these may be somebody's own.
-_ONLY_IN_VOICE = (
-    *("allow", "allowed", "applicationsid", "appsid"),
-    *("params", "parameters", "appparams", "customparameters"),
-)
+# Outside of voice, other systems have claims with these names.
+_ONLY_IN_VOICE = re.compile("allow|allowed|app(lication)?sid|(app)?params|.*parameters")
 
 
 def _problems(report: dict[str, Any], signature: str, now: int) -> list[str]:
@@ -1466,16 +1473,14 @@ def _line(place: str, words: str, codes: str) -> str:
     return f"{place}: {words} (Twilio {errors} {codes})"
 
 
-def _header_faults(header: dict[str, Any], kind: str) -> Iterator[tuple[str, str, str]]:
+def _header_faults(header: dict[str, Any], kind: str) -> Iterator[_Fault]:
     right = {"alg": "HS256"}
     if kind == "access":
         right.update(typ="JWT", cty=_ACCESS_TYPE)
     for name, value in right.items():
-        if name not in header:
-            words = f"is missing; it must be {value}: {_SET_IT}"
-            yield f"header.{name}", words, "header"
-        elif header[name] != value:
-            yield f"header.{name}", f"must be {value}; {_SET_IT}", "header"
+        if header.get(name) != value:
+            missing = "" if name in header else "is missing; it "
+            yield f"header.{name}", f"{missing}must be {value}; {_SET_IT}", "header"
 
     region = header.get("twr")
     is_region = isinstance(region, str) and re.fullmatch(_REGION, region)
@@ -1484,7 +1489,7 @@ def _header_faults(header: dict[str, Any], kind: str) -> Iterator[tuple[str, str
         yield "header.twr", words, "region"
 
     if "crit" in header:
-        yield "header.crit", "must not be there; verify_token refuses it", ""
+        yield "header.crit", _MUST_GO, ""
 
 
 def _signature_fault(signature: str) -> str:
@@ -1496,11 +1501,9 @@ def _signature_fault(signature: str) -> str:
     if re.fullmatch("[0-9A-Fa-f]{64}", text):
         what = "it is in hex; encode the bytes themselves"
     elif set("+/=") & set(signature):
-        what = (
-            "it is in standard base64, or padded; a JWT has - for +, _ for / and no ="
-        )
+        what = f"it is in standard base64, or padded; {_OTHER_BASE64}"
     elif not re.fullmatch("[A-Za-z0-9_-]*", signature):
-        what = "it has characters that base64url does not have"
+        what = _NOT_BASE64URL
     elif len(signature) < 43:
         what = "it is cut off"
     else:
@@ -1510,7 +1513,7 @@ def _signature_fault(signature: str) -> str:
     return f"must be 43 characters of base64url: {what}"
 
 
-def _issuer_faults(claims: dict[str, Any], kind: str) -> Iterator[tuple[str, str, str]]:
+def _issuer_faults(claims: dict[str, Any], kind: str) -> Iterator[_Fault]:
     """Judge iss, and sub of an access token."""
     words = _sid_words(claims, "iss", "AC" if kind == "capability" else "SK")
     if kind == "access" and words.endswith(_is_sid_of("AC")):
@@ -1552,7 +1555,7 @@ def _bare(text: str) -> str:
     return text.strip().strip("\ufeff\"'").strip()
 
 
-def _time_faults(claims: dict[str, Any], now: int) -> Iterator[tuple[str, str, str]]:
+def _time_faults(claims: dict[str, Any], now: int) -> Iterator[_Fault]:
     """Judge exp, iat and nbf against each other and against now, and aud."""
     words, key = _expiry_fault(claims, now)
     yield "claims.exp", words, key
@@ -1568,7 +1571,7 @@ def _time_faults(claims: dict[str, Any], now: int) -> Iterator[tuple[str, str, s
     yield "claims.nbf", nbf_words, "nbf"
 
     if "aud" in claims:
-        yield "claims.aud", "must not be there; verify_token refuses it", ""
+        yield "claims.aud", _MUST_GO, ""
 
 
 def _expiry_fault(claims: dict[str, Any], now: int) -> tuple[str, str]:
@@ -1578,7 +1581,7 @@ def _expiry_fault(claims: dict[str, Any], now: int) -> tuple[str, str]:
     start = _start(claims.get("nbf"), now) if iat is None else iat
 
     if "exp" not in claims:
-        return "is missing; it must be the time now plus the TTL, in seconds", "exp"
+        return f"is missing; {_NOW_PLUS_TTL}", "exp"
     if isinstance(exp, str) and exp.isascii() and exp.isdigit():
         # Old twilio-java and twilio-salesforce write it so, and Twilio may read it.
         return "must be an integer; leave the quotes out", ""
@@ -1587,13 +1590,9 @@ def _expiry_fault(claims: dict[str, Any], now: int) -> tuple[str, str]:
         return f"must be an integer of seconds since the epoch, not {what}", "exp"
 
     if exp < _Y2001 and exp <= now:
-        words = (
-            "is a duration, or was never set; it must be the time now plus the TTL, in "
-            "seconds"
-        )
-        return words, "past"
+        return f"is a duration, or was never set; {_NOW_PLUS_TTL}", "past"
     if exp >= _Y2286:
-        return "must be in seconds, not in milliseconds or microseconds", "ttl"
+        return _IN_SECONDS, "ttl"
     if start is not None and exp <= start:
         words = (
             "was past when the token was made, by its iat or nbf; was local time taken "
@@ -1635,7 +1634,7 @@ def _start_fault(value: Any, now: int) -> str:
         what = _json_type(value)
         return f"must be a number of seconds since the epoch, not {what}"
     if value >= _Y2286:
-        return "must be in seconds, not in milliseconds or microseconds"
+        return _IN_SECONDS
     return f"is in the future; {_COMPARE_CLOCKS}" if value > now else ""
 
 
@@ -1643,9 +1642,7 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float)
 
 
-def _scope_faults(
-    scope: object, reports: list[dict[str, Any]]
-) -> Iterator[tuple[str, str, str]]:
+def _scope_faults(scope: object, reports: list[dict[str, Any]]) -> Iterator[_Fault]:
     """Judge the scope claim, and then each of the scopes in it."""
     uris = scope.split() if isinstance(scope, str) else []
     words = ""
@@ -1693,9 +1690,7 @@ def _scope_fault(uri: str, is_readable: bool) -> str:
     if what:
         return f"must be a scope URI: {what}"
     head, _, query = uri.partition("?")
-    if re.search("(?i)^scope%(25)?3A|%3F", head):
-        return encoded_too_much
-    if re.search(f"(?i)[?&]{names}%(25)?3D", uri):
+    if re.search(f"(?i)^scope%(25)?3A|^[^?]*%3F|[?&]{names}%(25)?3D", uri):
         return encoded_too_much
     if not re.fullmatch(f"scope:{_SCOPE_WORD}:{_SCOPE_WORD}", head) or not query:
         return _NO_SCOPE
@@ -1710,9 +1705,7 @@ def _scope_fault(uri: str, is_readable: bool) -> str:
     return "has params that are not percent-encoded UTF-8; encode each value"
 
 
-def _readable_scope_faults(
-    place: str, report: dict[str, Any]
-) -> Iterator[tuple[str, str, str]]:
+def _readable_scope_faults(place: str, report: dict[str, Any]) -> Iterator[_Fault]:
     name = report["service"] + ":" + report["privilege"]
     params = report["params"]
     if name not in _SCOPE_PARAMS:
@@ -1765,7 +1758,7 @@ def _name_words(name: str, most: int) -> tuple[str, str]:
     return words, ""
 
 
-def _grants_faults(claims: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+def _grants_faults(claims: dict[str, Any]) -> Iterator[_Fault]:
     what = "an object with identity and voice"
     words = _type_fault(claims, "grants", dict, what)
     yield "claims.grants", words, "grants"
@@ -1773,10 +1766,8 @@ def _grants_faults(claims: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
         return
 
     grants = claims["grants"]
-    words, key = (
-        _type_fault(grants, "identity", str, "the name of the device"),
-        "grants",
-    )
+    words = _type_fault(grants, "identity", str, "the name of the device")
+    key = "grants"
     if grants.get("identity") == "":
         words = "is empty; it must be the name of the device"
     elif not words:
@@ -1788,13 +1779,11 @@ def _grants_faults(claims: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
         words = "is missing; with other grants alone, this is no token for Voice"
     yield _VOICE, words, "grants"
     if not words:
-        voice = grants["voice"].items()
-        yield from _voice_faults(
-            {name: part for name, part in voice if part is not None}
-        )
+        yield from _voice_faults(grants["voice"])
 
 
-def _voice_faults(voice: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+def _voice_faults(voice: dict[str, Any]) -> Iterator[_Fault]:
+    voice = {name: part for name, part in voice.items() if part is not None}
     incoming = voice.get("incoming")
     allow = incoming.get("allow") if isinstance(incoming, dict) else None
     if "incoming" in voice and not isinstance(allow, bool):
@@ -1831,21 +1820,15 @@ def _params_fault(params: Any) -> str:
     return "must hold strings, numbers, true and false, and nothing else"
 
 
-def _add_misplaced(
-    faults: list[tuple[str, str, str]], token: dict[str, Any]
-) -> list[tuple[str, str, str]]:
-    """Add a fault for each name in a wrong place, which may explain another fault."""
-    misplaced = list(_misplaced(token))
-    rest = [
-        fault
-        for fault in faults
-        if not any(_explains(target, fault[0]) for _, target in misplaced)
-    ]
-    for place, target in misplaced:
+def _add_misplaced(faults: list[_Fault], token: dict[str, Any]) -> list[_Fault]:
+    """Add a fault for each name in a wrong place, and leave out what it explains."""
+    left, misplaced = faults, []
+    for place, target in _misplaced(token):
         keys = [key for at, words, key in faults if words and _explains(target, at)]
         words = f"is not read here; it belongs in {target}"
-        rest.append((place, words, keys[0] if keys else ""))
-    return rest
+        misplaced.append((place, words, keys[0] if keys else ""))
+        left = [fault for fault in left if not _explains(target, fault[0])]
+    return left + misplaced
 
 
 def _explains(target: str, place: str) -> bool:
@@ -1875,7 +1858,7 @@ def _misplaced(token: dict[str, Any]) -> Iterator[tuple[str, str]]:
                 continue
             is_in_voice = holder.startswith(_VOICE)
             if _may_stand_at(target, members[name]) and (
-                is_in_voice or key not in _ONLY_IN_VOICE
+                is_in_voice or not _ONLY_IN_VOICE.fullmatch(key)
             ):
                 yield place, target
 
@@ -1908,6 +1891,42 @@ def _at(token: dict[str, Any], place: str) -> Any:
 # ---- The command line ----------------------------------------------------------------
 #
 # Nothing above calls it, and nothing else reads the environment, prints or exits.
+
+_CHOOSE = "choose generate, verify or inspect"
+_GENERATE_EPILOG = (
+    "Example: twilio-capability generate --incoming Alice. Set TWILIO_ACCOUNT_SID, and "
+    "TWILIO_AUTH_TOKEN or (--access) TWILIO_API_KEY and TWILIO_API_SECRET, in the "
+    "environment."
+)
+_VERIFY_EPILOG = (
+    "Example: twilio-capability verify < token.txt. Set TWILIO_AUTH_TOKEN for a "
+    "capability token, TWILIO_API_SECRET for an access token, in the environment. "
+    "TWILIO_ACCOUNT_SID and TWILIO_API_KEY, if set, are compared with the token's."
+)
+_INSPECT_EPILOG = (
+    "Example: twilio-capability inspect < token.txt. It checks no signature, and reads "
+    "no environment variable: neither TWILIO_AUTH_TOKEN nor TWILIO_API_SECRET."
+)
+
+_SID_VARIABLES = {"TWILIO_ACCOUNT_SID": "AC", "TWILIO_API_KEY": "SK"}
+
+# What an env file or $(cat FILE) may leave around a secret.
+_AROUND = {
+    "": "{}",
+    " in double quotes": '"{}"',
+    " in single quotes": "'{}'",
+    " with a line break at its end": "{}\n",
+    " with a carriage return and a line break at its end": "{}\r\n",
+    " with a carriage return at its end": "{}\r",
+    " with a space at its end": "{} ",
+}
+
+# Of each kind of token: its name, and the variable with the secret that should sign it.
+_KINDS = {
+    "capability": ("a capability token", "TWILIO_AUTH_TOKEN"),
+    "access": ("an access token", "TWILIO_API_SECRET"),
+    "unknown": ("a token of unknown kind", "TWILIO_AUTH_TOKEN"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -2003,23 +2022,6 @@ def _report_on(token: str, is_verifying: bool) -> tuple[int, str, str]:
     return 1 if failure else 0, json.dumps(report, indent=2) + "\n", failure
 
 
-_CHOOSE = "choose generate, verify or inspect"
-_GENERATE_EPILOG = (
-    "Example: twilio-capability generate --incoming Alice. Set TWILIO_ACCOUNT_SID, and "
-    "TWILIO_AUTH_TOKEN or (--access) TWILIO_API_KEY and TWILIO_API_SECRET, in the "
-    "environment."
-)
-_VERIFY_EPILOG = (
-    "Example: twilio-capability verify < token.txt. Set TWILIO_AUTH_TOKEN for a "
-    "capability token, TWILIO_API_SECRET for an access token, in the environment. "
-    "TWILIO_ACCOUNT_SID and TWILIO_API_KEY, if set, are compared with the token's."
-)
-_INSPECT_EPILOG = (
-    "Example: twilio-capability inspect < token.txt. It checks no signature, and reads "
-    "no environment variable: neither TWILIO_AUTH_TOKEN nor TWILIO_API_SECRET."
-)
-
-
 def _parser() -> ArgumentParser:
     import argparse
 
@@ -2084,13 +2086,11 @@ def _pair(text: str) -> tuple[str, str]:
 
 def _generate(given: Namespace) -> str:
     """Return the token that the options describe."""
-    if given.param and not given.outgoing:
-        raise ValueError("--param needs --outgoing")
-    if given.event_filter and not given.events:
-        raise ValueError("--event-filter needs --events")
-    for name in ("identity", "push_credential", "region"):
-        if getattr(given, name) is not None and not given.access:
-            raise ValueError(f"--{name.replace('_', '-')} needs --access")
+    needs = {"param": "outgoing", "event_filter": "events"}
+    needs.update(dict.fromkeys(("identity", "push_credential", "region"), "access"))
+    for name, other in needs.items():
+        if getattr(given, name) not in (None, []) and not getattr(given, other):
+            raise ValueError(f"--{name.replace('_', '-')} needs --{other}")
     # A push credential is a permission to be called, too.
     allowed = given.incoming or given.outgoing or given.events or given.push_credential
     if not allowed:
@@ -2143,18 +2143,16 @@ def _each_once(option: str, pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
 
 def _variables(*names: str, reason: str = "", hint: str = "") -> list[str]:
     """Return environment variables, of which each must be set and well-formed."""
-    values = [os.environ.get(name, "") for name in names]
-    missing = [name for name, value in zip(names, values) if not value]
+    values = {name: os.environ.get(name, "") for name in names}
+    missing = ", ".join([name for name, value in values.items() if not value])
     if missing:
-        raise ValueError(
-            f"{reason}{', '.join(missing)} must be set in the environment{hint}"
-        )
-    for name, value in zip(names, values):
+        raise ValueError(f"{reason}{missing} must be set in the environment{hint}")
+    for name, value in values.items():
         prefix = _SID_VARIABLES.get(name)
         fault = _sid_fault(value, prefix) if prefix else _secret_fault(value)
         if fault:
             raise ValueError(f"{name} {fault}")
-    return values
+    return [*values.values()]
 
 
 def _standard_input() -> str:
@@ -2169,35 +2167,14 @@ def _standard_input() -> str:
     return text.strip() if len(text) <= most else text
 
 
-_SID_VARIABLES = {"TWILIO_ACCOUNT_SID": "AC", "TWILIO_API_KEY": "SK"}
-
-# What an env file or $(cat FILE) may leave around a secret.
-_AROUND = {
-    "in double quotes": '"{}"',
-    "in single quotes": "'{}'",
-    "with a line break at its end": "{}\n",
-    "with a carriage return and a line break at its end": "{}\r\n",
-    "with a carriage return at its end": "{}\r",
-    "with a space at its end": "{} ",
-}
-
-# Of each kind of token: its name, the variable with the secret that should sign it,
-# and the other one.
-_KINDS = {
-    "capability": ("a capability token", "TWILIO_AUTH_TOKEN", "TWILIO_API_SECRET"),
-    "access": ("an access token", "TWILIO_API_SECRET", "TWILIO_AUTH_TOKEN"),
-    "unknown": ("a token of unknown kind", "TWILIO_AUTH_TOKEN", "TWILIO_API_SECRET"),
-}
-
-
 def _verify(token: str, kind: str, now: float) -> tuple[str, str]:
     """Return what the signature is, and why the token is refused, if it is."""
-    words, variable, other_variable = _KINDS[kind]
+    words, variable = _KINDS[kind]
     (secret,) = _variables(variable, reason=f"this is {words}: ")
     try:
         verify_token(token, secret, now=now)
     except InvalidSignatureError as error:
-        signer = _signer(token, variable, other_variable)
+        signer = _signer(token)
         if not signer:
             return "invalid", str(error)
         way_out = f"{words} needs {variable}"
@@ -2209,42 +2186,34 @@ def _verify(token: str, kind: str, now: float) -> tuple[str, str]:
     return "valid", ""
 
 
-def _signer(token: str, variable: str, other_variable: str) -> str:
+def _signer(token: str) -> str:
     """Return the variable whose secret has signed a token, and how it was spelled."""
     signing_input = token.rpartition(".")[0].encode()
-    for name in (other_variable, variable):
+    for name in ("TWILIO_AUTH_TOKEN", "TWILIO_API_SECRET"):
         secret = os.environ.get(name, "")
-        if not secret or _secret_fault(secret):
-            continue
-        if name != variable and _is_authentic(token, signing_input, secret.encode()):
-            return name
-        for words, spelling in _AROUND.items():
-            spelled = spelling.format(secret).encode()
-            if _is_authentic(token, signing_input, spelled):
-                return f"{name} {words}"
+        spellings = {} if _secret_fault(secret) else _AROUND
+        for words, spelling in spellings.items():
+            if _is_authentic(token, signing_input, spelling.format(secret).encode()):
+                return name + words
     return ""
 
 
-def _sid_problems(kind: str, claims: dict[str, Any]) -> list[str]:
-    """Return a line for each SID in a token that is not the one that is set."""
+def _sid_problems(kind: str, claims: dict[str, Any]) -> Iterator[str]:
+    """Yield a line for each SID in a token that is not the one that is set."""
     variables = {
         "capability": {"iss": "TWILIO_ACCOUNT_SID"},
         "access": {"iss": "TWILIO_API_KEY", "sub": "TWILIO_ACCOUNT_SID"},
         "unknown": {},
     }
-    problems = []
     for name, variable in variables[kind].items():
         given = os.environ.get(variable, "")
-        sid = claims.get(name)
         if not given or _sid_words(claims, name, _SID_VARIABLES[variable]):
             continue
         if given != _bare(given):
             words = f"{variable} has quotes or white space around it; remove that"
-            problems.append(f"claims.{name}: {words}")
-        if _bare(given) != sid:
-            words = f"is not the {variable} that is set in the environment"
-            problems.append(f"claims.{name}: {words}")
-    return problems
+            yield f"claims.{name}: {words}"
+        if claims[name] != _bare(given):
+            yield f"claims.{name}: is not the {variable} that is set in the environment"
 
 
 if __name__ == "__main__":
