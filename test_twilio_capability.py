@@ -1317,15 +1317,16 @@ class SecretsTest(unittest.TestCase):
                 self.assert_hidden(check, self.SECRET, right)
 
     def test_no_frame_holds_them_when_another_argument_is_at_fault(self) -> None:
-        secret, number = self.SECRET, typing.cast(Any, 1)
+        secret = self.SECRET
+        no_bool = no_str = typing.cast(Any, 1)
         device = capability_with((INCOMING, "a"), (OUTGOING, "AP1", {"n": 2**60}))
         make, key = capability_of_alice().generate_access_token, "SK1"
         lengthy = capability_with(
             (OUTGOING, "AP1", {"a": "b" * 65536}), auth_token=secret
         )
-        calls: list[Call] = [
+        calls: list[Callable[[], object]] = [
             lambda: Capability("AP1", secret),
-            lambda: Capability("AC1", secret, lenient_names=number),
+            lambda: Capability("AC1", secret, lenient_names=no_bool),
             lambda: make(key, secret, 0),
             lambda: make(key, secret, identity="bob"),
             lambda: make(key, secret, push_credential_sid="AP1"),
@@ -1345,7 +1346,7 @@ class SecretsTest(unittest.TestCase):
             lambda: lengthy.generate_access_token(key, secret, identity="a"),
             lengthy.generate_token,
             lambda: device.generate_access_token(key, secret),
-            lambda: verify_token(number, secret),
+            lambda: verify_token(no_str, secret),
         ]
         for number, call in enumerate(calls):
             with self.subTest(number=number):
@@ -2092,7 +2093,8 @@ class ProblemsTest(unittest.TestCase):
             {"claims.pushCredentialSid": None, push: MISSING},
             *({f"claims.grants.{name}": 1} for name in ("video", "rtc", "chat")),
             *({f"claims.{name}": 1, f"claims.grants.{name}": 1, VOICE: CALLED}
-              for name in ("params", "application_sid", "allow", "allowed", "app_sid")),
+              for name in ("params", "application_sid", "allow", "Allow", "allowed",
+                           "app_sid", "appParams")),
             {VOICE: {"allow": 1, "push_credential_sid": REAL_CREDENTIAL}},
             {VOICE + ".outgoing.allow": 1, VOICE + ".incoming": MISSING},
             {VOICE + ".outgoing.params": {"region": "ie1", "twr": "ie1"}},
@@ -2109,7 +2111,7 @@ class ProblemsTest(unittest.TestCase):
                 self.assertEqual(lines_of("access", changes), [])
         for target, name, value in (
             ("header.cty", "city", "Bonn"), ("header.cty", "entity", "twilio-fpa;v=1"),
-            ("claims.iss", "issue", "x"), ("claims.iss", "issuer", REAL_ACCOUNT),
+            ("claims.iss", "issue", "SK-12"), ("claims.iss", "issuer", REAL_ACCOUNT),
             ("claims.sub", "accounts", "x"), ("claims.sub", "accountSid", REAL_KEY),
             ("claims.exp", "express", NOW), ("claims.exp", "expires_in", 3600),
             (IDENTITY, "userId", 7),
@@ -2875,6 +2877,9 @@ ERRORS: list[tuple[Any, ...]] = [
     *((f"{argument} must be free of lone surrogates", CALLS[argument], "s3cr3t\ud800")
       for argument in ("auth_token", "api_key_secret", "secret")),
 
+    ("api_key_sid must be an API key's SID, SK and one or more of A-Za-z0-9",
+     CALLS["api_key_sid"], "ACs3cr3t_"),
+
     # Tokens that are not made
     ("auth_token must be given to Capability to sign a token",
      Capability("AC123123").generate_token),
@@ -3101,7 +3106,7 @@ def no_tokens() -> list[tuple[str, list[str]]]:
     around += [token[:at] + "\r\n" + token[at:] for at in (1, 50, 150)]
     around += [token.replace(".", ". "), token[:150] + "\n> " + token[150:]]
     around += ["eyJ%2g.b.c", "eyJ[0].b.c", "eyJ`.b.c", f"{header}= .\ne."]
-    around += [f"{token[:-3]}{end}" for end in ('"', '"}', ",")]
+    around += [f"{token[:-3]}{end}" for end in ('"', '"}', ",")] + [f"a^.{token}"]
     around += [f'{header}.{payload}."{signature}"', f"{token[:-9]}<{token[-9:]}"]
     pretty = mint({}, header='{\n  "alg": "HS256"}')
     return [
@@ -3167,12 +3172,9 @@ def no_tokens() -> list[tuple[str, list[str]]]:
           "text, white space or line breaks"),
          [f'"{pretty}"', f"Bearer {pretty}", f"token={pretty}", pretty + "\n",
           json.dumps({"token": pretty})]),
-        (("take what begins with ey or ew alone, without quotes, Bearer, JSON, other "
-          "text, white space or line breaks"),
-         [f'"{pretty}"', f"Bearer {pretty}", f"token={pretty}", pretty + "\n",
-          json.dumps({"token": pretty})]),
         ("it is in standard base64; a JWT has - for +, _ for / and no =",
-         [f"{header}==.{payload}.{signature}", f"{header}.{standard}.a="]),
+         [f"{header}==.{payload}.{signature}", f"{header}.{standard}.a=",
+          *(f"{header}.a{mark}.b" for mark in "+/=")]),
         ("it is percent-encoded; decode it first",
          [token.replace(".", "%2E"), "%2e", "%Fa", "a%3D.b.c"]),
         ("it is shortened; take the whole token",
@@ -3193,8 +3195,8 @@ def no_tokens() -> list[tuple[str, list[str]]]:
           "xxxxx.yyyyy.zzzzz", "undefined.undefined.undefined",
           'x {"secret": "y"}']),
         ("it is cut off, or is no token: a JWT has three segments, joined by dots",
-         [token[:30], "eyJ", "hello", "a.b", "SK123", f"{header}.{payload}", "SK1 ", "Bearer ",
-          '"hello"', "Unauthorized\n", token[:99] + "\n", "'SK1'",
+         [token[:30], "eyJ", "hello", "a.b", "SK123", "ew$a.b", f"{header}.{payload}",
+          "SK1 ", "Bearer ", '"hello"', "Unauthorized\n", token[:99] + "\n", "'SK1'",
           f"{payload}.{signature}", f"{header}.{payload} and more"]),
         ("it has more than three segments",
          [token + ".a", "." * 9999, f"{header}.{payload}.{payload}.x",
