@@ -2855,6 +2855,8 @@ ERRORS: list[tuple[Any, ...]] = [
      {"s3cr3t": 5318008}),
 
     # Values: of SIDs, secrets and names see LOOKS
+    ("api_key_sid must be an API key's SID, SK and one or more of A-Za-z0-9",
+     CALLS["api_key_sid"], "ACs3cr3t_"),
     ("region must match [a-z]{2}[0-9]: such as us1, ie1 or au1", CALLS["region"],
      "s3cr3t"),
     ("service must match [A-Za-z0-9_.-]+: such as client", CALLS["service"],
@@ -2874,9 +2876,6 @@ ERRORS: list[tuple[Any, ...]] = [
       for argument in ("auth_token", "api_key_secret", "secret")),
     *((f"{argument} must be free of lone surrogates", CALLS[argument], "s3cr3t\ud800")
       for argument in ("auth_token", "api_key_secret", "secret")),
-
-    ("api_key_sid must be an API key's SID, SK and one or more of A-Za-z0-9",
-     CALLS["api_key_sid"], "ACs3cr3t_"),
 
     # Tokens that are not made
     ("auth_token must be given to Capability to sign a token",
@@ -2947,7 +2946,7 @@ ERRORS: list[tuple[Any, ...]] = [
       "two machines, or allow some leeway"), verified,
      mint({"exp": NOW + 600, "nbf": NOW + 599}, "s3cr3t")),
 
-    # Tokens that are not inspected; for text that is none see NO_TOKENS
+    # Tokens that are not inspected; for text that is none see no_tokens
     (("InvalidTokenError: token must have at most 100 levels of JSON; Twilio's have "
       "five"), inspect_token, mint('{"s3cr3t":%s}' % ("[" * 100 + "]" * 100))),
 ]
