@@ -710,14 +710,16 @@ class CapabilityTokenTest(unittest.TestCase):
         original = capability_of_alice()
         tokens = both_tokens(original)
         pickled = pickle.loads(pickle.dumps(original))
-        for twin in (copy.copy(original), copy.deepcopy(original), pickled):
-            self.assertEqual(both_tokens(twin), tokens)
-            twin.allow_client_incoming("bob")
-            twin.allow_client_outgoing("AP2")
-            twin.allow_event_stream()
-            self.assertEqual(both_tokens(original), tokens)
-            scopes = scopes_of(twin.generate_token(now=NOW), "secret")
-            self.assertEqual(len(scopes), 5)
+        twins = {"copy": copy.copy(original), "deepcopy": copy.deepcopy(original)}
+        for name, twin in {**twins, "pickle": pickled}.items():
+            with self.subTest(name):
+                self.assertEqual(both_tokens(twin), tokens)
+                twin.allow_client_incoming("bob")
+                twin.allow_client_outgoing("AP2")
+                twin.allow_event_stream()
+                self.assertEqual(both_tokens(original), tokens)
+                scopes = scopes_of(twin.generate_token(now=NOW), "secret")
+                self.assertEqual(len(scopes), 5)
 
     def test_a_pickle_of_1_1_0_raises_when_it_is_used(self) -> None:
         # Capability("AC123", "secret"), called by Alice, calling out through AP123
@@ -1696,17 +1698,9 @@ class ScopeURITest(unittest.TestCase):
     def test_a_word_is_letters_digits_and_three_marks(self) -> None:
         for argument in ("service", "privilege"):
             call, taken = CALLS[argument], []
-            for word in (
-                *CHARACTERS,
-                "",
-                "a b",
-                "a:b",
-                "a\n",
-                "\na",
-                "Z_a.9-",
-                "a" * 300,
-            ):
-                with contextlib.suppress(ValueError):
+            others = ("", "a b", "a:b", "a\n", "\na", "Z_a.9-", "a" * 300)
+            for word in (*CHARACTERS, *others):
+                with self.subTest(argument, word=word), contextlib.suppress(ValueError):
                     self.assertEqual(ScopeURI.parse(str(call(word))), call(word))
                     taken.append(word)
             with self.subTest(argument):
