@@ -995,6 +995,8 @@ def _is_sid_of(prefix: str) -> str:
     return f"it is {_SID_OWNERS[prefix]} SID"
 
 
+_IS_EMPTY = "it is empty"
+_IS_URL = "it is a URL"
 _IS_AUTH_TOKEN = "it looks like an auth token"
 _IS_API_SECRET = "it looks like an API key's secret"
 _IS_ENCODED = "it is percent-encoded; decode it first"
@@ -1009,9 +1011,7 @@ _NO_VALUE = (
     r"Optional\(nil\)|Optional\[null\]|Optional\.empty"
 )
 _NO_NAME = "null|NULL|None|nil"
-_NO_SID = (
-    "(?i:null|nil|none|nan|undef|nullptr|nothing|dbnull|true|false)|void 0"
-)  # fmt: skip
+_NO_SID = "(?i:null|nil|none|nan|undef|nullptr|nothing|dbnull|true|false|void 0)"
 
 # {{key}}, ${KEY}, #{key} and <%= key %>, and what should have been run. Instead of a
 # SID also {key}, %(key)s, $(KEY), {% key %}, __KEY__, and any environment or settings.
@@ -1037,7 +1037,7 @@ _PLACEHOLDER = (
 # Each row: the places that ask it, a pattern, and what a text is that matches it as a
 # whole. The first match counts. Each takes linear time, as texts may be long.
 _LOOKS = [
-    ("SID secret spelling token", "", "it is empty"),
+    ("SID secret spelling token", "", _IS_EMPTY),
     (
         "SID secret spelling",
         r"(?s:[\s\ufeff].*|.*[\s\ufeff])",
@@ -1068,7 +1068,7 @@ _LOOKS = [
     ("SID token", _AUTH_TOKEN, _IS_AUTH_TOKEN),
     ("SID token", "[A-Za-z0-9]{32}", _IS_API_SECRET),
     ("SID", "(?s:eyJ.*)", "it is a token"),
-    ("SID token", "(?s:https?://.*)", "it is a URL"),
+    ("SID token", "(?s:https?://.*)", _IS_URL),
     ("SID", r"(?s:(Optional|Some|Just)\(.*\)|b['\"].*)", "unwrap what is in it"),
     ("spelling", "(?s:.*%[0-9A-Fa-f]{2}.*)", _IS_ENCODED),
 ]
@@ -1203,7 +1203,7 @@ def _disguise(token: str) -> str:
     what = _look(re.sub("(?i)^bearer ", "", text), "token")
     look_there = "look at what your token URL answers"
 
-    if what in ("it is empty", _IS_NO_VALUE, _IS_TEMPLATE, _IS_PLACEHOLDER):
+    if what in (_IS_EMPTY, _IS_NO_VALUE, _IS_TEMPLATE, _IS_PLACEHOLDER):
         return what
     is_twilios = re.search("(?i)account_?sid|key_?sid|AccessToken", text)
     if is_twilios and not start and re.search(_SECRET_FIELD, text):
@@ -1244,7 +1244,7 @@ def _disguise(token: str) -> str:
     if text.startswith("eyJ") and ("..." in text or "\u2026" in text):
         return "it is shortened; take the whole token"
 
-    if what == "it is a URL":
+    if what == _IS_URL:
         return f"{what}; take the token that it answers"
     if what:
         return f"{what}; your server makes the token from it"
