@@ -2299,9 +2299,11 @@ class ModuleTest(unittest.TestCase):
             (Capability, ["1 to {_MAX_CLIENT_NAME} of ``{_NAME_ALPHABET}``",
                           "in an access token at most {_MAX_IDENTITY};",
                           "printable ASCII except space and ``{refused}``."]),
-            (Capability.generate_token, ["an int from 1 to {_MAX_TTL}."]),
+            (Capability.generate_token,
+             ["an int from 1 to {_MAX_TTL}.", "more than {_MAX_TEXT:,} characters"]),
             (Capability.generate_access_token,
-             ["more than {_MAX_IDENTITY} characters", "beyond 2**{bits}"]),
+             ["more than {_MAX_IDENTITY} characters", "beyond 2**{bits}",
+              "more than {_MAX_TEXT:,} characters"]),
             (encode_client_name, ["longer than {_MAX_CLIENT_NAME} characters"]),
             (ScopeURI.parse, ["more than {_MAX_TEXT:,} characters"]),
             (inspect_token, ["the first {_MAX_SCOPES} of"]),
@@ -3497,7 +3499,7 @@ SCOPE_FAULTS: list[tuple[str, str, list[str]]] = [
       "value"), "",
      [APP_PARAMS + form for form in ("x", "a%26b", "a%3D1%26a%3D2", "a%3D%25FF")]),
     (f".params.appParams: has a wrong value: {NO_VALUE}", "",
-     [APP_PARAMS + "a%3Dundefined"]),
+     [APP_PARAMS + form for form in ("a%3Dundefined", "undefined")]),
     (f".params.appParams: has a wrong value: {UNFILLED}", "",
      [APP_PARAMS + "a%3D%257B%257Bid%257D%257D"]),
     ((".params.params: must be form-encoded NAME=VALUE pairs; encode each name and "
@@ -3602,7 +3604,7 @@ FITTING = {
 # What people call a place, where that can be told: in claims, or else in voice.
 SPELLINGS = {
     "header.alg": "alg algorithm", "header.typ": "typ", "header.cty": "cty content_type",
-    "header.twr": "twr region", "claims.iss": "issuer apiKeySid",
+    "header.twr": "twr region", "claims.iss": "issuer apiKeySid signing_key_sid",
     "claims.sub": "subject account-sid", "claims.grants": "Grants",
     "claims.exp": "expires expiresAt expiration validUntil",
     IDENTITY: "identity client_name", VOICE: "voice VoiceGrant programmable_voice",
@@ -3812,6 +3814,10 @@ class MessagesTest(unittest.TestCase):
                     # So up to Python 3.9.
                     output = result.output.replace("optional arguments:", "options:")
                     self.assertEqual(output.split(), text.split())
+
+    def test_the_version(self) -> None:
+        words = f"twilio-capability {twilio_capability.__version__}\n"
+        self.assertEqual(run_main("--version", env={}), (0, words, ""))
 
 
 # ---- The README ----------------------------------------------------------------------
