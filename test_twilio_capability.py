@@ -3604,19 +3604,21 @@ FITTING = {
 # What people call a place, where that can be told: in claims, or else in voice.
 SPELLINGS = {
     "header.alg": "alg algorithm", "header.typ": "typ", "header.cty": "cty content_type",
-    "header.twr": "twr region", "claims.iss": "issuer apiKeySid signing_key_sid",
-    "claims.sub": "subject account-sid", "claims.grants": "Grants",
-    "claims.exp": "expires expiresAt expiration validUntil",
-    IDENTITY: "identity client_name", VOICE: "voice VoiceGrant programmable_voice",
+    "header.twr": "twr region", "claims.iss": "issuer apiKeySid keySid signing_key_sid",
+    "claims.sub": "subject account-sid", "claims.grants": "Grants grant",
+    "claims.exp": "expires expiresAt expiration expiry validUntil",
+    IDENTITY: "identity client_name userName",
+    VOICE: "voice VoiceGrant programmable_voice",
     VOICE + ".incoming": "incoming", VOICE + ".outgoing": "outgoing",
-    ALLOW: "incoming_allow allowIncoming",
+    ALLOW: "incoming_allow allowIncoming allow_incoming_calls",
     PUSH: "push_credential_sid PushCredential",
 }
 SPELLINGS_IN_VOICE = {
-    ALLOW: "allowed",
-    OUT_APP: "application_sid appSid twiml_app_sid outgoing_application_sid",
-    OUT_PARAMS: "params app_params applicationParams outgoingparams "
-                "outgoing_application_params",
+    "claims.iss": "iss", "claims.sub": "sub", "claims.exp": "exp", ALLOW: "allowed",
+    OUT_APP: "application_sid appSid twiml_app_sid twimlApplicationSid outgoingAppSid "
+             "outgoing_application_sid",
+    OUT_PARAMS: "params parameters app_params applicationParams outgoingparams "
+                "outgoing_application_params customParameters",
 }
 
 # Wrong usage, status 2: the message's end, and the message for such arguments.
