@@ -2629,6 +2629,12 @@ class CommandLineTest(unittest.TestCase):
                     message = f"the token is signed with {variable}{words}"
                     self.assertEqual(errors, failed(1, message).errors)
 
+    def test_verify_takes_no_empty_secret_for_one_that_has_signed(self) -> None:
+        token = signed(good_token("access").rpartition(".")[0], '""')
+        env = {**ENVIRONMENT, "TWILIO_AUTH_TOKEN": ""}
+        _, _, errors = run_main("verify", token, env=env)
+        self.assertIn("signature mismatch", errors)
+
     def test_verify_and_its_report_go_by_one_clock(self) -> None:
         token = capability_of_alice(auth_token=AUTH_TOKEN).generate_token(60, now=NOW)
         times = itertools.count(NOW + 59)
@@ -3016,7 +3022,7 @@ LOOKS: list[tuple[str, str, list[str]]] = [
      ["$KEY", "%KEY%", "<YOUR_KEY>", "<account sid>", "[your key]", "your_api_key",
       "YOUR-API-KEY", "Your key", "changeme", "change_me", "CHANGE-ME",
       "insert_key_here", "xxxx", "SK****", "SK...", "****", "TWILIO_API_KEY", "MYKEY",
-      "yourkey", "YourApiKey", "auth_key", "authKey", "TODO",
+      "yourkey", "EXAMPLE", "YourApiKey", "auth_key", "authKey", "TODO",
       "<redacted>", "[FILTERED]"]),
     ("SID", "unwrap what is in it", [f'Optional("SK{REAL}")', "Some(x)", f"b'AC{REAL}'"]),
     ("SID", OTHER_SID, ["PN" + REAL]),
@@ -3484,7 +3490,7 @@ SCOPE_FAULTS: list[tuple[str, str, list[str]]] = [
     ((".params.clientName: must be 1 to 256 of A-Za-z0-9_: leave out client:, which "
       "Twilio puts there itself"), "", [NAMED + "client:a"]),
     ((".params.clientName: may work in a browser, but Twilio promises A-Za-z0-9_: use "
-      "encode_client_name"), "", [NAMED + "agent-7", NAMED + "%2B1"]),
+      "encode_client_name"), "", [NAMED + name for name in ("agent-7", "%2B1", "ann,")]),
     (f".params.clientName: must be 1 to 256 of A-Za-z0-9_: {PLUS} {ENCODE}", "31105",
      [NAMED + "+1555", NAMED + "a+b"]),
     (f".params.clientName: must be 1 to 256 of A-Za-z0-9_: {QUOTES}", "31105",

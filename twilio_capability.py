@@ -1692,7 +1692,7 @@ def _scope_fault(uri: str, is_readable: bool) -> str:
     head, _, query = uri.partition("?")
     if re.search(f"(?i)^scope%(25)?3A|^[^?]*%3F|[?&]{names}%(25)?3D", uri):
         return encoded_too_much
-    if not re.fullmatch(f"scope:{_SCOPE_WORD}:{_SCOPE_WORD}", head) or not query:
+    if not re.fullmatch(f"scope:{_SCOPE_WORD}:{_SCOPE_WORD}", head):
         return _NO_SCOPE
 
     fields = query.split("&")
