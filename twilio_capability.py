@@ -1436,7 +1436,7 @@ _PLACES = {
     name: place for place, names in _NAMES_OF_PLACES.items() for name in names.split()
 }
 # Outside of voice, other systems have claims with these names.
-_ONLY_IN_VOICE = re.compile("allow|allowed|app(lication)?sid|(app)?params|.*parameters")
+_ONLY_IN_VOICE = "allow|allowed|app(lication)?sid|(app)?params|.*parameters"
 
 
 def _problems(report: dict[str, Any], signature: str, now: int) -> list[str]:
@@ -1858,7 +1858,7 @@ def _misplaced(token: dict[str, Any]) -> Iterator[tuple[str, str]]:
                 continue
             is_in_voice = holder.startswith(_VOICE)
             if _may_stand_at(target, members[name]) and (
-                is_in_voice or not _ONLY_IN_VOICE.fullmatch(key)
+                is_in_voice or not re.fullmatch(_ONLY_IN_VOICE, key)
             ):
                 yield place, target
 
