@@ -1022,7 +1022,8 @@ _TEMPLATE = (
 _SID_TEMPLATE = (
     r"\{[A-Za-z_][\w.]*\}|%\(\w+\)s|\$\(\w+\)|\$env:\w+|\{[%!].{0,99}[%!]\}|__\w+__|"
     r"[\w.:$]{0,60}(?i:env|environ|environment|config|configuration|credentials|"
-    r"settings|_server)(?i:get|var)?!?[.\[(:].{0,99}|[\w.]{0,60}(?i:get_?env)\w*\(.{0,99}"
+    r"settings|_server)(?i:get|var)?!?[.\[(:].{0,99}|"
+    r"[\w.]{0,60}(?i:get_?env)\w*\(.{0,99}"
 )
 # your_api_key, <YOUR_KEY>, [api key], changeme, SKXXXX, SK..., $KEY, %KEY%, API_KEY
 _PLACEHOLDER = (
