@@ -3017,7 +3017,7 @@ LOOKS: list[tuple[str, str, list[str]]] = [
       '$_SERVER["KEY"]', "$env:KEY", "{% key %}", "{!! $key !!}", "__KEY__",
       'Configuration["KEY"]', "config('key')", "settings.KEY", "BuildConfig.KEY",
       "os.getenv('KEY')", 'Deno.env.get("KEY")', "$_ENV['KEY']", "env('KEY')",
-      'Environment.GetEnvironmentVariable("KEY")']),
+      'Environment.GetEnvironmentVariable("KEY")', 'GetEnvironmentVariable("KEY")']),
     ("SID", PLACEHOLDER,
      ["$KEY", "%KEY%", "<YOUR_KEY>", "<account sid>", "[your key]", "your_api_key",
       "YOUR-API-KEY", "Your key", "changeme", "change_me", "CHANGE-ME",
